@@ -1,0 +1,1 @@
+//! The containerd gRPC services over the engine.

@@ -1,0 +1,2 @@
+//! windlass-shim
+fn main() {}

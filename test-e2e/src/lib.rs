@@ -1,0 +1,1 @@
+//! windlass-test-e2e
