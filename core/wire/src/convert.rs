@@ -1,0 +1,248 @@
+//! Our nouns to and from the wire: moments, mounts, states, errors, and events in their envelopes.
+
+use protobuf::well_known_types::any::Any;
+use protobuf::well_known_types::timestamp::Timestamp as WireTimestamp;
+use protobuf::{EnumOrUnknown, Message, MessageField};
+use windlass_model::event::Event;
+use windlass_model::process::State;
+use windlass_model::{Error, Kind, Mount, Result, Timestamp};
+
+use crate::{events, task};
+
+/// A moment as protobuf has it.
+pub fn timestamp(at: Timestamp) -> MessageField<WireTimestamp> {
+    let (seconds, nanos) = at.parts();
+    MessageField::some(WireTimestamp { seconds, nanos, ..WireTimestamp::default() })
+}
+
+/// A moment from protobuf; absent is "never".
+pub fn from_timestamp(at: &MessageField<WireTimestamp>) -> Timestamp {
+    at.as_ref().map_or_else(Timestamp::default, |at| Timestamp::from_parts(at.seconds, at.nanos))
+}
+
+/// A mount as containerd has it.
+pub fn mount(mount: &Mount) -> task::Mount {
+    task::Mount {
+        type_: mount.kind.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+        ..task::Mount::default()
+    }
+}
+
+/// A mount from containerd's.
+pub fn from_mount(mount: task::Mount) -> Mount {
+    Mount { kind: mount.type_, source: mount.source, target: mount.target, options: mount.options }
+}
+
+/// A process's state as containerd counts it.
+pub fn state(state: State) -> EnumOrUnknown<task::Status> {
+    EnumOrUnknown::new(match state {
+        State::Unknown => task::Status::UNKNOWN,
+        State::Created => task::Status::CREATED,
+        State::Running => task::Status::RUNNING,
+        State::Stopped => task::Status::STOPPED,
+        State::Paused => task::Status::PAUSED,
+        State::Pausing => task::Status::PAUSING,
+    })
+}
+
+/// A process's state from containerd's number; one that we do not know is `Unknown`.
+pub fn from_state(status: EnumOrUnknown<task::Status>) -> State {
+    match status.enum_value_or(task::Status::UNKNOWN) {
+        task::Status::UNKNOWN => State::Unknown,
+        task::Status::CREATED => State::Created,
+        task::Status::RUNNING => State::Running,
+        task::Status::STOPPED => State::Stopped,
+        task::Status::PAUSED => State::Paused,
+        task::Status::PAUSING => State::Pausing,
+    }
+}
+
+/// The codes of ttrpc, which are those of gRPC, beside our kinds.
+const CODES: [(Kind, ttrpc::Code); 16] = [
+    (Kind::Canceled, ttrpc::Code::CANCELLED),
+    (Kind::Unknown, ttrpc::Code::UNKNOWN),
+    (Kind::InvalidArgument, ttrpc::Code::INVALID_ARGUMENT),
+    (Kind::DeadlineExceeded, ttrpc::Code::DEADLINE_EXCEEDED),
+    (Kind::NotFound, ttrpc::Code::NOT_FOUND),
+    (Kind::AlreadyExists, ttrpc::Code::ALREADY_EXISTS),
+    (Kind::PermissionDenied, ttrpc::Code::PERMISSION_DENIED),
+    (Kind::ResourceExhausted, ttrpc::Code::RESOURCE_EXHAUSTED),
+    (Kind::FailedPrecondition, ttrpc::Code::FAILED_PRECONDITION),
+    (Kind::Aborted, ttrpc::Code::ABORTED),
+    (Kind::OutOfRange, ttrpc::Code::OUT_OF_RANGE),
+    (Kind::Unimplemented, ttrpc::Code::UNIMPLEMENTED),
+    (Kind::Internal, ttrpc::Code::INTERNAL),
+    (Kind::Unavailable, ttrpc::Code::UNAVAILABLE),
+    (Kind::DataLoss, ttrpc::Code::DATA_LOSS),
+    (Kind::Unauthenticated, ttrpc::Code::UNAUTHENTICATED),
+];
+
+/// An error as a ttrpc server answers it: the whole story in one line.
+pub fn error(error: &Error) -> ttrpc::Error {
+    let code = CODES.iter().find(|(kind, _)| *kind == error.kind()).map_or(ttrpc::Code::UNKNOWN, |(_, code)| *code);
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, error))
+}
+
+/// An error from a ttrpc call. A broken or closed connection is [`Kind::Unavailable`].
+pub fn from_error(error: ttrpc::Error) -> Error {
+    match error {
+        ttrpc::Error::RpcStatus(status) => {
+            let code = status.code();
+            let kind = CODES.iter().find(|(_, known)| *known == code).map_or(Kind::Unknown, |(kind, _)| *kind);
+            Error::new(kind, status.message)
+        }
+        other => Error::new(Kind::Unavailable, other.to_string()),
+    }
+}
+
+/// A message in an `Any` under a bare type name, as containerd writes it.
+pub fn any(type_url: &str, message: &impl Message) -> Result<Any> {
+    let value = message
+        .write_to_bytes()
+        .map_err(|error| Error::with_source(Kind::Internal, format!("encode {type_url}"), error))?;
+    Ok(Any { type_url: type_url.into(), value, ..Any::default() })
+}
+
+/// The message in an `Any`, its type unchecked.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] where the bytes are not that message.
+pub fn from_any<M: Message>(any: &Any) -> Result<M> {
+    M::parse_from_bytes(&any.value)
+        .map_err(|error| Error::with_source(Kind::InvalidArgument, format!("decode {}", any.type_url), error))
+}
+
+/// An event that shims publish, as containerd's message in an `Any`; `None` for events that only the daemon publishes.
+pub fn event(event: &Event) -> Result<Option<Any>> {
+    macro_rules! wire {
+        ($name:ident { $($field:ident : $value:expr),* $(,)? }) => {
+            any(
+                concat!("containerd.events.", stringify!($name)),
+                &events::$name { $($field: $value,)* ..events::$name::default() },
+            ).map(Some)
+        };
+    }
+    match event {
+        Event::SandboxExit { id, status, at } => {
+            wire!(SandboxExit { sandbox_id: id.clone(), exit_status: *status, exited_at: timestamp(*at) })
+        }
+        Event::TaskCreate { container, pid } => wire!(TaskCreate { container_id: container.clone(), pid: *pid }),
+        Event::TaskStart { container, pid } => wire!(TaskStart { container_id: container.clone(), pid: *pid }),
+        Event::TaskExecAdded { container, exec } => {
+            wire!(TaskExecAdded { container_id: container.clone(), exec_id: exec.clone() })
+        }
+        Event::TaskExecStarted { container, exec, pid } => {
+            wire!(TaskExecStarted { container_id: container.clone(), exec_id: exec.clone(), pid: *pid })
+        }
+        Event::TaskExit { container, process, pid, status, at } => wire!(TaskExit {
+            container_id: container.clone(),
+            id: process.clone(),
+            pid: *pid,
+            exit_status: *status,
+            exited_at: timestamp(*at),
+        }),
+        Event::TaskOom { container } => wire!(TaskOOM { container_id: container.clone() }),
+        Event::TaskPaused { container } => wire!(TaskPaused { container_id: container.clone() }),
+        Event::TaskResumed { container } => wire!(TaskResumed { container_id: container.clone() }),
+        Event::TaskDelete { container, pid, status, at } => wire!(TaskDelete {
+            container_id: container.clone(),
+            id: container.clone(),
+            pid: *pid,
+            exit_status: *status,
+            exited_at: timestamp(*at),
+        }),
+        _ => Ok(None),
+    }
+}
+
+/// The event in a shim's envelope; `None` where we do not know its type.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] where the bytes are not what the type says.
+pub fn from_event(any: &Any) -> Result<Option<Event>> {
+    let name = crate::words::message_name(&any.type_url).strip_prefix("containerd.events.").unwrap_or_default();
+    Ok(Some(match name {
+        "SandboxExit" => {
+            let event: events::SandboxExit = from_any(any)?;
+            Event::SandboxExit { id: event.sandbox_id, status: event.exit_status, at: from_timestamp(&event.exited_at) }
+        }
+        "TaskCreate" => {
+            let event: events::TaskCreate = from_any(any)?;
+            Event::TaskCreate { container: event.container_id, pid: event.pid }
+        }
+        "TaskStart" => {
+            let event: events::TaskStart = from_any(any)?;
+            Event::TaskStart { container: event.container_id, pid: event.pid }
+        }
+        "TaskExecAdded" => {
+            let event: events::TaskExecAdded = from_any(any)?;
+            Event::TaskExecAdded { container: event.container_id, exec: event.exec_id }
+        }
+        "TaskExecStarted" => {
+            let event: events::TaskExecStarted = from_any(any)?;
+            Event::TaskExecStarted { container: event.container_id, exec: event.exec_id, pid: event.pid }
+        }
+        "TaskExit" => {
+            let event: events::TaskExit = from_any(any)?;
+            Event::TaskExit {
+                container: event.container_id,
+                process: event.id,
+                pid: event.pid,
+                status: event.exit_status,
+                at: from_timestamp(&event.exited_at),
+            }
+        }
+        "TaskOOM" => Event::TaskOom { container: from_any::<events::TaskOOM>(any)?.container_id },
+        "TaskPaused" => Event::TaskPaused { container: from_any::<events::TaskPaused>(any)?.container_id },
+        "TaskResumed" => Event::TaskResumed { container: from_any::<events::TaskResumed>(any)?.container_id },
+        "TaskDelete" => {
+            let event: events::TaskDelete = from_any(any)?;
+            Event::TaskDelete {
+                container: event.container_id,
+                pid: event.pid,
+                status: event.exit_status,
+                at: from_timestamp(&event.exited_at),
+            }
+        }
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn task_events_round_trip() {
+        let at = Timestamp(1_700_000_000_123_456_789);
+        for sent in [
+            Event::TaskExit { container: "c".into(), process: "e".into(), pid: 7, status: 137, at },
+            Event::TaskCreate { container: "c".into(), pid: 1 },
+            Event::TaskOom { container: "c".into() },
+            Event::TaskDelete { container: "c".into(), pid: 1, status: 0, at },
+            Event::SandboxExit { id: "s".into(), status: 137, at },
+        ] {
+            let any = event(&sent).unwrap().unwrap();
+            assert_eq!(from_event(&any).unwrap(), Some(sent));
+        }
+        assert!(event(&Event::NamespaceCreate { name: "n".into() }).unwrap().is_none());
+    }
+
+    #[test]
+    fn errors_keep_their_kind_over_the_wire() {
+        for (kind, _) in CODES {
+            assert_eq!(from_error(error(&Error::new(kind, "x"))).kind(), kind);
+        }
+    }
+
+    #[test]
+    fn broken_events_are_refused_and_unknown_ones_passed_over() {
+        let broken = Any { type_url: "containerd.events.TaskExit".into(), value: vec![0xff], ..Any::default() };
+        assert_eq!(from_event(&broken).unwrap_err().kind(), Kind::InvalidArgument);
+        let unknown = Any { type_url: "x.Y".into(), ..Any::default() };
+        assert_eq!(from_event(&unknown).unwrap(), None);
+    }
+}
