@@ -1,1 +1,17 @@
-//! windlass-sys
+//! The kernel behind safe functions: mounts, files, namespaces, processes, terminals, cgroups.
+//!
+//! Every function blocks and knows no async runtime; callers put it behind their own door for blocking work. This is the
+//! only crate where `unsafe` may stand, and each block says why it is needed and why it is sound.
+
+pub mod cgroup;
+pub mod fs;
+pub mod mount;
+pub mod netns;
+pub mod process;
+pub mod tty;
+
+/// Turns an errno of a system call into the error that crosses crate borders, saying what was being done.
+pub(crate) fn errno(error: impl Into<std::io::Error>, doing: impl FnOnce() -> String) -> windlass_model::Error {
+    let error = error.into();
+    windlass_model::Error::with_source(windlass_model::error::io_kind(&error), doing(), error)
+}

@@ -1,0 +1,1 @@
+//! Processes by handle.
