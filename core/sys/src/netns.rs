@@ -104,12 +104,8 @@ fn on_fresh_thread<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
 
 /// Sets `lo` up in the calling thread's network namespace with `RTM_NEWLINK` (rtnetlink(7)) and waits for the answer.
 fn raise_loopback() -> io::Result<()> {
-    let socket = socket::socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
+    let socket =
+        socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     let kernel = NetlinkAddr::new(0, 0);
     socket::sendto(socket.as_raw_fd(), &link_up(LOOPBACK), &kernel, MsgFlags::empty())?;
     let mut answer = [0_u8; 1024];

@@ -1,0 +1,9 @@
+//! A pod's network: which network the node's configuration names, and the plugins that attach pods to it (CNI).
+
+pub mod bandwidth;
+pub mod cni;
+pub mod conf;
+pub mod pod;
+
+pub use conf::NetworkList;
+pub use pod::{Attachment, PodNetworks};
