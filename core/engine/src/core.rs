@@ -1,0 +1,115 @@
+//! Opens a root folder and holds what all tenants share.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use windlass_model::{Error, Kind, Namespace, Result, snapshotter::Snapshotter};
+
+use crate::events::Events;
+use crate::gc::{self, GcStats};
+use crate::meta;
+use crate::namespaces::Namespaces;
+use crate::{Tenant, content, images, registry, snapshots, tasks};
+
+/// What a core is opened with.
+pub struct Options {
+    /// Lasting state; survives a reboot.
+    pub root: PathBuf,
+    /// State that a reboot takes away: bundles, sockets, pinned namespaces.
+    pub state: PathBuf,
+    /// The snapshot drivers; their names are unique.
+    pub drivers: Vec<Arc<dyn Snapshotter>>,
+    /// How registries are reached.
+    pub registry: registry::Config,
+    /// How shims are started.
+    pub shim: tasks::ShimConfig,
+}
+
+/// One opened root; clones are the same core.
+#[derive(Clone)]
+pub struct Core(pub(crate) Arc<Inner>);
+
+/// What the tenants of one core share. Fields are handles: each is cheap to clone and safe to use from any task.
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) db: meta::Db,
+    pub(crate) events: Events,
+    pub(crate) blobs: content::Blobs,
+    pub(crate) drivers: BTreeMap<String, Arc<dyn Snapshotter>>,
+    pub(crate) snapshots: snapshots::Shared,
+    pub(crate) details: images::Details,
+    pub(crate) collector: gc::Collector,
+    pub(crate) registry: registry::Client,
+    pub(crate) roster: tasks::Roster,
+    /// Last, so that it is released after everything else was closed.
+    _lock: File,
+}
+
+impl Core {
+    /// Opens `options.root`, makes it where it is missing, and removes what an earlier crash left behind.
+    ///
+    /// # Errors
+    /// [`Kind::FailedPrecondition`] where another process holds the root or a newer version wrote the database.
+    pub async fn open(options: Options) -> Result<Self> {
+        let _ = options;
+        Err(Error::unimplemented("Core::open"))
+    }
+
+    /// The records of one namespace.
+    pub fn tenant(&self, namespace: Namespace) -> Tenant {
+        Tenant::new(self.clone(), namespace)
+    }
+
+    /// The namespaces themselves.
+    pub fn namespaces(&self) -> Namespaces {
+        Namespaces::new(self.clone())
+    }
+
+    /// The event bus of all namespaces.
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    /// The live shims.
+    pub fn roster(&self) -> &tasks::Roster {
+        &self.0.roster
+    }
+
+    /// The lasting root folder.
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// The folder of state that a reboot takes away.
+    pub fn state(&self) -> &Path {
+        &self.0.state
+    }
+
+    /// The snapshot driver of that name.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] where there is no such driver.
+    pub fn driver(&self, name: &str) -> Result<&Arc<dyn Snapshotter>> {
+        self.0.drivers.get(name).ok_or_else(|| Error::not_found(format!("snapshot driver {name:?} is not configured")))
+    }
+
+    /// Collects garbage now and waits until the files are gone.
+    pub async fn collect(&self) -> Result<GcStats> {
+        gc::collect(self).await
+    }
+
+    /// Ends background work and waits until everything acknowledged is written. The root is free for another core once
+    /// all clones of this one are gone.
+    pub async fn close(self) {}
+}
+
+/// The one door for blocking work (files, drivers): runs `work` on a thread that may wait.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::with_source(Kind::Internal, "blocking work was cut off", error)),
+    }
+}

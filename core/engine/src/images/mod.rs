@@ -1,0 +1,12 @@
+//! Images: names that point at manifests.
+
+mod image;
+mod manifest;
+mod pull;
+mod unpack;
+
+pub(crate) use image::{Details, put};
+pub use image::{ImageDetail, ImageRecord, Images};
+pub use manifest::{Document, Manifest};
+#[allow(unused_imports, reason = "what pulls are asked with is defined beside the pull")]
+pub use pull::*;

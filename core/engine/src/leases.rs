@@ -1,0 +1,214 @@
+//! Leases: named holds that keep resources from the garbage collector, optionally until a moment.
+
+use serde::{Deserialize, Serialize};
+use windlass_model::{Error, Id, Namespace, Result, Timestamp, snapshotter::Labels};
+
+use crate::Tenant;
+use crate::meta::schema::{LEASED, LEASES};
+use crate::meta::{Durability, Reader, Tx};
+use crate::namespaces;
+use crate::records::check_labels;
+
+/// The label whose RFC 3339 value ends a lease at that moment.
+pub const EXPIRE: &str = "containerd.io/gc.expire";
+/// The label that makes a lease hold only what it names, not what that refers to.
+pub const FLAT: &str = "containerd.io/gc.flat";
+
+/// What is stored of a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// Labels of the client.
+    #[serde(default)]
+    pub labels: Labels,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Timestamp,
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its id.
+    pub id: Id,
+    /// Labels of the client.
+    pub labels: Labels,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Something that a lease holds, in containerd's words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource {
+    /// `content`, `snapshots/<driver>`, `images` or `ingests`.
+    pub kind: String,
+    /// A digest, a snapshot's key, an image's name, an ingest's reference.
+    pub id: String,
+}
+
+/// The leases of one namespace.
+#[derive(Clone)]
+pub struct Leases {
+    tenant: Tenant,
+}
+
+impl Resource {
+    /// A blob.
+    pub fn content(digest: &windlass_model::Digest) -> Self {
+        Self { kind: "content".into(), id: digest.to_string() }
+    }
+
+    /// A snapshot of `driver`.
+    pub fn snapshot(driver: &str, key: &str) -> Self {
+        Self { kind: format!("snapshots/{driver}"), id: key.into() }
+    }
+
+    /// An image.
+    pub fn image(name: &str) -> Self {
+        Self { kind: "images".into(), id: name.into() }
+    }
+
+    fn check(&self) -> Result<()> {
+        let known = matches!(self.kind.as_str(), "content" | "images" | "ingests")
+            || self.kind.strip_prefix("snapshots/").is_some_and(|driver| !driver.is_empty());
+        if known && !self.id.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("a lease cannot hold {:?} of kind {:?}", self.id, self.kind)))
+    }
+}
+
+impl LeaseRecord {
+    /// When the lease ends, where it does.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::InvalidArgument`] where the label is not RFC 3339.
+    pub(crate) fn expires(&self) -> Result<Option<Timestamp>> {
+        let Some(text) = self.labels.get(EXPIRE) else { return Ok(None) };
+        let moment = chrono::DateTime::parse_from_rfc3339(text)
+            .map_err(|_| Error::invalid(format!("label {EXPIRE}={text:?} is not an RFC 3339 time")))?;
+        Ok(Some(Timestamp(moment.timestamp_nanos_opt().unwrap_or(i64::MAX))))
+    }
+
+    /// True where the lease holds only what it names.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.labels.contains_key(FLAT)
+    }
+}
+
+impl Leases {
+    pub(crate) fn new(tenant: Tenant) -> Self {
+        Self { tenant }
+    }
+
+    /// Makes a lease.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::AlreadyExists`]; [`windlass_model::Kind::InvalidArgument`] for a bad expiry.
+    pub async fn create(&self, id: &Id, labels: Labels) -> Result<Lease> {
+        check_labels(&labels)?;
+        let record = LeaseRecord { labels, created_at: Timestamp::now() };
+        record.expires()?;
+        let (events, namespace, id) =
+            (self.tenant.events().clone(), self.tenant.namespace().clone(), id.clone());
+        let change = move |tx: &mut Tx<'_>| {
+            let key = (namespace, id);
+            if tx.has(&LEASES, &key)? {
+                return Err(Error::already_exists(format!("lease {} exists already", key.1)));
+            }
+            namespaces::ensure(tx, &events, &key.0)?;
+            tx.put(&LEASES, &key, &record)?;
+            Ok(Lease { id: key.1, labels: record.labels, created_at: record.created_at })
+        };
+        self.tenant.core.0.db.update(Durability::Power, change).await
+    }
+
+    /// Ends a lease; what only it held goes with the next collection, which is started unless `collect` waits for it.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::NotFound`].
+    pub async fn delete(&self, id: &Id) -> Result<()> {
+        let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
+        self.tenant.core.0.db.update(Durability::Power, move |tx| delete(tx, &namespace, &id)).await?;
+        self.tenant.core.0.collector.nudge();
+        Ok(())
+    }
+
+    /// All leases, in the order of their ids.
+    pub async fn list(&self) -> Result<Vec<Lease>> {
+        let found = self.tenant.core.0.db.view().scan(&LEASES, self.tenant.namespace())?;
+        let lease = |((_, id), record): (_, LeaseRecord)| Lease {
+            id,
+            labels: record.labels,
+            created_at: record.created_at,
+        };
+        Ok(found.into_iter().map(lease).collect())
+    }
+
+    /// Lets a lease hold `resource`, which need not exist yet.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::NotFound`] without the lease; [`windlass_model::Kind::InvalidArgument`] for an unknown kind.
+    pub async fn add_resource(&self, id: &Id, resource: Resource) -> Result<()> {
+        let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
+        self.tenant.core.0.db.update(Durability::Power, move |tx| add(tx, &namespace, &id, &resource)).await
+    }
+
+    /// Lets a lease no longer hold `resource`; fine where it did not.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::NotFound`] without the lease.
+    pub async fn remove_resource(&self, id: &Id, resource: Resource) -> Result<()> {
+        let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
+        let change = move |tx: &mut Tx<'_>| {
+            require(tx, &namespace, &id)?;
+            tx.delete(&LEASED, &(namespace, id, resource.kind, resource.id));
+            Ok(())
+        };
+        self.tenant.core.0.db.update(Durability::Power, change).await?;
+        self.tenant.core.0.collector.nudge();
+        Ok(())
+    }
+
+    /// What a lease holds.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::NotFound`] without the lease.
+    pub async fn resources(&self, id: &Id) -> Result<Vec<Resource>> {
+        let view = self.tenant.core.0.db.view();
+        let prefix = (self.tenant.namespace().clone(), id.clone());
+        require(&view, &prefix.0, id)?;
+        let found = view.scan(&LEASED, &prefix)?;
+        Ok(found.into_iter().map(|((_, _, kind, id), ())| Resource { kind, id }).collect())
+    }
+}
+
+fn require(reader: &impl Reader, namespace: &Namespace, id: &Id) -> Result<()> {
+    if reader.has(&LEASES, &(namespace.clone(), id.clone()))? {
+        return Ok(());
+    }
+    Err(Error::not_found(format!("lease {id} does not exist")))
+}
+
+/// Inside a larger batch: lets a lease hold `resource`.
+///
+/// # Errors
+/// [`windlass_model::Kind::NotFound`] without the lease; [`windlass_model::Kind::InvalidArgument`] for an unknown kind.
+pub(crate) fn add(tx: &mut Tx<'_>, namespace: &Namespace, id: &Id, resource: &Resource) -> Result<()> {
+    resource.check()?;
+    require(tx, namespace, id)?;
+    tx.put(&LEASED, &(namespace.clone(), id.clone(), resource.kind.clone(), resource.id.clone()), &())
+}
+
+/// Inside a larger batch: ends a lease.
+///
+/// # Errors
+/// [`windlass_model::Kind::NotFound`].
+pub(crate) fn delete(tx: &mut Tx<'_>, namespace: &Namespace, id: &Id) -> Result<()> {
+    require(tx, namespace, id)?;
+    let key = (namespace.clone(), id.clone());
+    for (resource, ()) in tx.scan(&LEASED, &key)? {
+        tx.delete(&LEASED, &resource);
+    }
+    tx.delete(&LEASES, &key);
+    Ok(())
+}

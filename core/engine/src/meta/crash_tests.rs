@@ -1,0 +1,1 @@
+//! The database after `kill -9`.

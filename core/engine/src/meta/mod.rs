@@ -1,0 +1,14 @@
+//! The records: typed tables in RocksDB, written by one thread in groups, read by anyone.
+
+mod db;
+mod migrate;
+pub(crate) mod schema;
+mod sequence;
+mod table;
+
+pub use db::{Db, Durability, Metrics, Tx, View};
+pub(crate) use sequence::Sequence;
+pub use table::{Key, Reader, Table};
+
+#[cfg(test)]
+mod crash_tests;

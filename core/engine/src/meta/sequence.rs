@@ -1,0 +1,90 @@
+//! Numbers that are never given out twice, not even after a crash, without a write for each.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+use windlass_model::Result;
+
+use super::schema::SETTINGS;
+use super::{Db, Durability, Reader};
+
+/// How many numbers one record covers. What is left of a block at exit is skipped.
+const BLOCK: u64 = 4096;
+
+/// A counter whose reserved end is in the database and whose next number is in memory.
+///
+/// The next block is asked for when half of this one is used, so taking a number never waits.
+#[derive(Clone)]
+pub(crate) struct Sequence(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    setting: &'static str,
+    next: AtomicU64,
+    end: AtomicU64,
+    extending: AtomicBool,
+}
+
+impl Sequence {
+    /// Starts after everything given out before and not below `floor`.
+    pub(crate) async fn open(db: &Db, setting: &'static str, floor: u64) -> Result<Self> {
+        let start = db.view().find(&SETTINGS, &setting.to_owned())?.unwrap_or(0).max(floor).max(1);
+        let end = start + BLOCK;
+        db.update(Durability::Power, move |tx| tx.put(&SETTINGS, &setting.into(), &end)).await?;
+        let (next, end) = (AtomicU64::new(start), AtomicU64::new(end));
+        Ok(Self(Arc::new(Inner { db: db.clone(), setting, next, end, extending: AtomicBool::new(false) })))
+    }
+
+    /// The next number.
+    pub(crate) fn take(&self) -> u64 {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        if number + BLOCK / 2 >= self.0.end.load(Ordering::Acquire) {
+            self.extend();
+        }
+        number
+    }
+
+    /// Asks for the next block, unless that is under way. If the queue is full, the next number asks again.
+    fn extend(&self) {
+        if self.0.extending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (me, end) = (self.clone(), self.0.next.load(Ordering::Relaxed) + BLOCK);
+        let posted = self.0.db.post(Durability::Power, move |tx| {
+            tx.put(&SETTINGS, &me.0.setting.into(), &end)?;
+            tx.after_commit(move || {
+                me.0.end.store(end, Ordering::Release);
+                me.0.extending.store(false, Ordering::Release);
+            });
+            Ok(())
+        });
+        if posted.is_err() {
+            self.0.extending.store(false, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn numbers_grow_across_restarts_and_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut last = 0;
+        for _ in 0..3 {
+            let db = Db::open(folder.path()).await.unwrap();
+            let sequence = Sequence::open(&db, "test", 0).await.unwrap();
+            for _ in 0..3 * BLOCK {
+                let number = sequence.take();
+                assert!(number > last);
+                last = number;
+            }
+            // Wait for posted extensions by a write behind them.
+            db.update(Durability::Crash, |_| Ok(())).await.unwrap();
+            drop(sequence);
+            db.close().await;
+            drop(db);
+        }
+    }
+}

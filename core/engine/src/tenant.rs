@@ -1,0 +1,79 @@
+//! One namespace's view of the core: the only way to records.
+
+use windlass_model::{Namespace, Result};
+
+use crate::containers::Containers;
+use crate::content;
+use crate::events::Events;
+use crate::images::Images;
+use crate::leases::Leases;
+use crate::sandboxes::Sandboxes;
+use crate::snapshots::Snapshots;
+use crate::tasks::Tasks;
+use crate::Core;
+
+/// A namespace of a [`Core`]; cheap to clone.
+#[derive(Clone)]
+pub struct Tenant {
+    pub(crate) core: Core,
+    namespace: Namespace,
+}
+
+impl Tenant {
+    pub(crate) fn new(core: Core, namespace: Namespace) -> Self {
+        Self { core, namespace }
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The core that all tenants share.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Blobs that this namespace knows.
+    pub fn content(&self) -> content::Store {
+        content::Store::new(self.clone())
+    }
+
+    /// Image names.
+    pub fn images(&self) -> Images {
+        Images::new(self.clone())
+    }
+
+    /// Snapshots of one driver.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::NotFound`] where there is no such driver.
+    pub fn snapshots(&self, driver: &str) -> Result<Snapshots> {
+        Snapshots::new(self.clone(), driver)
+    }
+
+    /// Container records.
+    pub fn containers(&self) -> Containers {
+        Containers::new(self.clone())
+    }
+
+    /// Sandbox records.
+    pub fn sandboxes(&self) -> Sandboxes {
+        Sandboxes::new(self.clone())
+    }
+
+    /// Leases, which keep things from the garbage collector.
+    pub fn leases(&self) -> Leases {
+        Leases::new(self.clone())
+    }
+
+    /// Running things.
+    pub fn tasks(&self) -> Tasks {
+        Tasks::new(self.clone())
+    }
+
+    /// The event bus (of all namespaces: filter by [`Tenant::namespace`]).
+    pub fn events(&self) -> &Events {
+        self.core.events()
+    }
+}
