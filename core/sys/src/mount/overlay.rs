@@ -87,7 +87,7 @@ fn attributes(flags: MountFlags) -> MountAttrFlags {
 }
 
 /// Kernels before `lowerdir+`: mount(2) with lower folders named from the folder that holds them all.
-fn mount_from_common_folder(source: &str, at: &Path, options: &Options) -> io::Result<()> {
+pub(super) fn mount_from_common_folder(source: &str, at: &Path, options: &Options) -> io::Result<()> {
     let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
     let folders: Vec<PathBuf> = split_escaped(lower).into_iter().map(PathBuf::from).collect();
     let common = common_folder(&folders).ok_or_else(|| io::Error::from(Errno::TOOBIG))?;
