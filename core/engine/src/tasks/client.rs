@@ -1,0 +1,296 @@
+//! One connection to one shim: every call has a time-out, and the end of the connection is told to whoever waits for it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as Poller, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use windlass_model::process::Exit;
+use windlass_model::{Context, Error, Id, Kind, Result};
+use windlass_wire::bootstrap::Bootstrap;
+use windlass_wire::extension::{ExtensionClient, ReopenLogRequest};
+use windlass_wire::protobuf::MessageField;
+use windlass_wire::protobuf::well_known_types::any::Any;
+use windlass_wire::sandbox::{
+    CreateSandboxRequest, PingRequest, SandboxClient, SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+};
+use windlass_wire::task::{
+    ConnectRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
+    ResumeRequest, ShutdownRequest, StartRequest, StateRequest, TaskClient, UpdateTaskRequest, WaitRequest,
+};
+use windlass_wire::ttrpc::asynchronous::{Client as Transport, transport::Socket};
+use windlass_wire::ttrpc::context::Context as Metadata;
+use windlass_wire::{convert, ttrpc, words};
+
+use super::{Booted, PodOptions, TaskState};
+
+/// For calls that a shim answers from its memory.
+pub(super) const QUICK: Duration = Duration::from_secs(5);
+/// For calls that run an OCI runtime.
+pub(super) const SLOW: Duration = Duration::from_secs(60);
+/// For the end of all processes of a pod.
+pub(super) const STOP: Duration = Duration::from_secs(15);
+
+/// A connection to a shim; clones share it and may call at the same time.
+#[derive(Clone)]
+pub(super) struct Client {
+    task: TaskClient,
+    sandbox: SandboxClient,
+    extension: ExtensionClient,
+}
+
+/// Ends when the connection does. The shim itself may still live.
+#[derive(Debug)]
+pub(super) struct Closed(oneshot::Receiver<Infallible>);
+
+/// A socket that is dropped with the connection, and the sender in it too.
+struct Watched {
+    stream: UnixStream,
+    _closed: oneshot::Sender<Infallible>,
+}
+
+impl Closed {
+    pub(super) async fn wait(&mut self) {
+        // The sender is never used; it can only be dropped.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Client {
+    /// Connects to the address that a shim answered.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] where nothing listens there: that shim is dead. [`Kind::DeadlineExceeded`] where the
+    /// connection is not taken. [`Kind::Unimplemented`] for a shim that does not speak task service 3 over ttrpc.
+    pub(super) async fn connect(bootstrap: &Bootstrap) -> Result<(Self, Closed)> {
+        let Bootstrap { version, address, protocol } = bootstrap;
+        if *version != 3 || protocol != "ttrpc" {
+            let what = format!("the shim at {address} speaks task service {version} over {protocol}, not 3 over ttrpc");
+            return Err(Error::unimplemented(what));
+        }
+        let path = bootstrap.socket().ok_or_else(|| Error::unimplemented(format!("shim address {address:?}")))?;
+        let stream = match timeout(QUICK, UnixStream::connect(path)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_dead(&error) => {
+                return Err(Error::with_source(Kind::NotFound, format!("no shim listens on {address}"), error));
+            }
+            Ok(Err(error)) => return Err(error).context(|| format!("connect to the shim on {address}")),
+            Err(_) => return Err(Error::deadline(format!("the shim on {address} takes no connection"))),
+        };
+        let (sender, closed) = oneshot::channel();
+        let transport = Transport::new(Socket::new(Watched { stream, _closed: sender }));
+        let client = Self {
+            task: TaskClient::new(transport.clone()),
+            sandbox: SandboxClient::new(transport.clone()),
+            extension: ExtensionClient::new(transport),
+        };
+        Ok((client, Closed(closed)))
+    }
+
+    /// Asks for a sign of life; a shim without the sandbox service gives one by saying so.
+    pub(super) async fn ping(&self, sandbox: &Id) -> Result<()> {
+        let request = PingRequest { sandbox_id: sandbox.to_string(), ..PingRequest::default() };
+        match timeout(QUICK, self.sandbox.ping_sandbox(metadata(), &request)).await {
+            Ok(Ok(_) | Err(ttrpc::Error::RpcStatus(_))) => Ok(()),
+            Ok(Err(error)) => Err(convert::from_error(error)),
+            Err(_) => Err(silent("PingSandbox", QUICK)),
+        }
+    }
+
+    pub(super) async fn boot(
+        &self,
+        sandbox: &Id,
+        bundle: &str,
+        netns: &str,
+        options: &PodOptions,
+    ) -> Result<Booted> {
+        let create = CreateSandboxRequest {
+            sandbox_id: sandbox.to_string(),
+            bundle_path: bundle.to_owned(),
+            netns_path: netns.to_owned(),
+            options: MessageField::some(convert::any(words::TYPE_POD_OPTIONS, &wire_options(options))?),
+            ..CreateSandboxRequest::default()
+        };
+        call(SLOW, "CreateSandbox", self.sandbox.create_sandbox(metadata(), &create)).await?;
+        let start = StartSandboxRequest { sandbox_id: sandbox.to_string(), ..StartSandboxRequest::default() };
+        let started = call(SLOW, "StartSandbox", self.sandbox.start_sandbox(metadata(), &start)).await?;
+        Ok(Booted { pid: started.pid, created_at: convert::from_timestamp(&started.created_at) })
+    }
+
+    /// The process whose namespaces are the sandbox's.
+    pub(super) async fn sandbox_pid(&self, sandbox: &Id) -> Result<u32> {
+        let request = SandboxStatusRequest { sandbox_id: sandbox.to_string(), ..SandboxStatusRequest::default() };
+        call(QUICK, "SandboxStatus", self.sandbox.sandbox_status(metadata(), &request)).await.map(|answer| answer.pid)
+    }
+
+    /// Ends every process of the sandbox.
+    pub(super) async fn stop(&self, sandbox: &Id) -> Result<()> {
+        let request = StopSandboxRequest {
+            sandbox_id: sandbox.to_string(),
+            timeout_secs: STOP.as_secs() as u32,
+            ..StopSandboxRequest::default()
+        };
+        call(STOP, "StopSandbox", self.sandbox.stop_sandbox(metadata(), &request)).await.map(drop)
+    }
+
+    /// Ends the shim of a sandbox.
+    pub(super) async fn shutdown(&self, sandbox: &Id) -> Result<()> {
+        let request = ShutdownSandboxRequest { sandbox_id: sandbox.to_string(), ..ShutdownSandboxRequest::default() };
+        call(QUICK, "ShutdownSandbox", self.sandbox.shutdown_sandbox(metadata(), &request)).await.map(drop)
+    }
+
+    /// Ends the shim of a container that has one of its own.
+    pub(super) async fn shutdown_task(&self, id: &Id) -> Result<()> {
+        let request = ShutdownRequest { id: id.to_string(), now: true, ..ShutdownRequest::default() };
+        call(QUICK, "Shutdown", self.task.shutdown(metadata(), &request)).await.map(drop)
+    }
+
+    /// The shim's own process, as it says.
+    pub(super) async fn shim_pid(&self, id: &Id) -> Result<u32> {
+        let request = ConnectRequest { id: id.to_string(), ..ConnectRequest::default() };
+        call(QUICK, "Connect", self.task.connect(metadata(), &request)).await.map(|answer| answer.shim_pid)
+    }
+
+    pub(super) async fn create(&self, request: &CreateTaskRequest) -> Result<u32> {
+        call(SLOW, "Create", self.task.create(metadata(), request)).await.map(|answer| answer.pid)
+    }
+
+    /// Starts a task, or the exec of that name; answers the process.
+    pub(super) async fn start(&self, id: &Id, exec: &str) -> Result<u32> {
+        let request = StartRequest { id: id.to_string(), exec_id: exec.to_owned(), ..StartRequest::default() };
+        call(SLOW, "Start", self.task.start(metadata(), &request)).await.map(|answer| answer.pid)
+    }
+
+    pub(super) async fn state(&self, id: &Id) -> Result<TaskState> {
+        let request = StateRequest { id: id.to_string(), ..StateRequest::default() };
+        let answer = call(QUICK, "State", self.task.state(metadata(), &request)).await?;
+        let exit = Exit { status: answer.exit_status, at: convert::from_timestamp(&answer.exited_at) };
+        Ok(TaskState { state: convert::from_state(answer.status), pid: answer.pid, exit: exit.at.happened().then_some(exit) })
+    }
+
+    pub(super) async fn kill(&self, id: &Id, exec: &str, signal: u32, all: bool) -> Result<()> {
+        let request = KillRequest { id: id.to_string(), exec_id: exec.to_owned(), signal, all, ..KillRequest::default() };
+        call(SLOW, "Kill", self.task.kill(metadata(), &request)).await.map(drop)
+    }
+
+    /// Forgets an ended task, or the ended exec of that name; answers its process and how it ended.
+    pub(super) async fn delete(&self, id: &Id, exec: &str) -> Result<(u32, Exit)> {
+        let request = DeleteRequest { id: id.to_string(), exec_id: exec.to_owned(), ..DeleteRequest::default() };
+        let answer = call(SLOW, "Delete", self.task.delete(metadata(), &request)).await?;
+        Ok((answer.pid, Exit { status: answer.exit_status, at: convert::from_timestamp(&answer.exited_at) }))
+    }
+
+    /// Waits for the end of an exec, however long that takes.
+    pub(super) async fn wait_exec(&self, id: &Id, exec: &str) -> Result<Exit> {
+        let request = WaitRequest { id: id.to_string(), exec_id: exec.to_owned(), ..WaitRequest::default() };
+        let answer = self.task.wait(metadata(), &request).await.map_err(convert::from_error)?;
+        Ok(Exit { status: answer.exit_status, at: convert::from_timestamp(&answer.exited_at) })
+    }
+
+    pub(super) async fn exec(&self, request: &ExecProcessRequest) -> Result<()> {
+        call(SLOW, "Exec", self.task.exec(metadata(), request)).await.map(drop)
+    }
+
+    pub(super) async fn pids(&self, id: &Id) -> Result<Vec<u32>> {
+        let request = PidsRequest { id: id.to_string(), ..PidsRequest::default() };
+        let answer = call(QUICK, "Pids", self.task.pids(metadata(), &request)).await?;
+        Ok(answer.processes.iter().map(|process| process.pid).collect())
+    }
+
+    pub(super) async fn pause(&self, id: &Id) -> Result<()> {
+        let request = PauseRequest { id: id.to_string(), ..PauseRequest::default() };
+        call(SLOW, "Pause", self.task.pause(metadata(), &request)).await.map(drop)
+    }
+
+    pub(super) async fn resume(&self, id: &Id) -> Result<()> {
+        let request = ResumeRequest { id: id.to_string(), ..ResumeRequest::default() };
+        call(SLOW, "Resume", self.task.resume(metadata(), &request)).await.map(drop)
+    }
+
+    pub(super) async fn update(&self, id: &Id, resources: Vec<u8>) -> Result<()> {
+        let resources = Any { type_url: words::TYPE_RESOURCES.into(), value: resources, ..Any::default() };
+        let resources = MessageField::some(resources);
+        let request = UpdateTaskRequest { id: id.to_string(), resources, ..UpdateTaskRequest::default() };
+        call(SLOW, "Update", self.task.update(metadata(), &request)).await.map(drop)
+    }
+
+    pub(super) async fn reopen_log(&self, id: &Id) -> Result<()> {
+        let request = ReopenLogRequest { container_id: id.to_string(), ..ReopenLogRequest::default() };
+        call(QUICK, "ReopenLog", self.extension.reopen_log(metadata(), &request)).await.map(drop)
+    }
+}
+
+/// True where the error says that nobody listens, now or ever again.
+fn is_dead(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), ConnectionRefused | NotFound | NotADirectory)
+}
+
+fn metadata() -> Metadata {
+    Metadata::default()
+}
+
+fn silent(verb: &str, limit: Duration) -> Error {
+    Error::deadline(format!("the shim did not answer {verb} within {} s", limit.as_secs()))
+}
+
+async fn call<T>(limit: Duration, verb: &str, answer: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+    match timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(convert::from_error).context(|| format!("shim: {verb}")),
+        Err(_) => Err(silent(verb, limit)),
+    }
+}
+
+fn wire_options(options: &PodOptions) -> windlass_wire::extension::PodOptions {
+    let binary = options.runtime_binary.as_ref().map(|path| path.display().to_string());
+    windlass_wire::extension::PodOptions {
+        hostname: options.hostname.clone(),
+        new_ipc: options.new_ipc,
+        new_uts: options.new_uts,
+        shared_pid: options.shared_pid,
+        sysctls: options.sysctls.clone().into_iter().collect(),
+        cgroup: options.cgroup.clone(),
+        systemd_cgroup: options.systemd_cgroup,
+        oom_score_adj: options.oom_score_adj,
+        shm_bytes: options.shm_bytes,
+        runtime_binary: binary.unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Poller<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Poller<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Poller<'_>,
+        bytes: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

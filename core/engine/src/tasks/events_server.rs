@@ -1,0 +1,55 @@
+//! The ttrpc service that shims send their events to: containerd's `Events.Forward`.
+//!
+//! A shim keeps an event on its disk until this service has answered, so the answer comes only after the event stands in
+//! the table of tasks and was published. An event that can never be taken (rubbish) is acknowledged too, lest a shim
+//! sends it for ever.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use windlass_model::{Context, Error, Kind, Namespace, Result};
+use windlass_wire::events::{Envelope, Events, ForwardRequest, create_events};
+use windlass_wire::task::Empty;
+use windlass_wire::ttrpc::asynchronous::{Server, TtrpcContext, transport::Listener};
+use windlass_wire::{convert, ttrpc};
+
+use super::Roster;
+
+struct Forward(Roster);
+
+/// Serves the events of all shims on `listener` until `stop`.
+///
+/// # Errors
+/// Where the server cannot be started.
+pub async fn serve_events(roster: Roster, listener: UnixListener, stop: CancellationToken) -> Result<()> {
+    let failed = |error: ttrpc::Error| Error::with_source(Kind::Internal, "serve shim events", error);
+    let mut server = Server::new()
+        .add_listener(Listener::new(UnixListenerStream::new(listener)))
+        .register_service(create_events(Arc::new(Forward(roster))));
+    server.start().await.map_err(failed)?;
+    stop.cancelled().await;
+    server.shutdown().await.map_err(failed)
+}
+
+#[async_trait]
+impl Events for Forward {
+    async fn forward(&self, _context: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        let envelope = request.envelope.unwrap_or_default();
+        if let Err(error) = take(&self.0, &envelope) {
+            tracing::warn!(namespace = envelope.namespace, topic = envelope.topic, %error, "a shim's event is no event");
+        }
+        Ok(Empty::default())
+    }
+}
+
+fn take(roster: &Roster, envelope: &Envelope) -> Result<()> {
+    let namespace: Namespace = envelope.namespace.parse().context(|| "event of a shim".to_owned())?;
+    match convert::from_event(&envelope.event)? {
+        Some(event) => roster.take(&namespace, event),
+        None => tracing::debug!(topic = envelope.topic, "an event of an unknown kind is passed over"),
+    }
+    Ok(())
+}

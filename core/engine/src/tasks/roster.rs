@@ -1,0 +1,261 @@
+//! All shims by name, each with its one owner task, and the tasks inside them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+use windlass_model::event::Event;
+use windlass_model::process::Exit;
+use windlass_model::{Error, Id, Namespace, Result};
+
+use super::bundle::{Bundles, Found};
+use super::client::Client;
+use super::owner::{Birth, Command, Owner, Phase};
+use super::table::{Entry, Key, Table};
+use super::{ShimConfig, launch};
+use crate::blocking;
+use crate::events::Events;
+
+/// How many shims are connected to at the same time when a daemon starts.
+const RECONNECTS: usize = 64;
+/// How many requests an owner keeps while it is busy.
+const MAILBOX: usize = 16;
+
+/// The live shims of all namespaces; clones are the same roster.
+#[derive(Clone)]
+pub struct Roster(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) bundles: Bundles,
+    pub(super) config: ShimConfig,
+    pub(super) tasks: Table,
+    pub(super) reconnects: Semaphore,
+    pub(super) stop: CancellationToken,
+    events: Events,
+    shims: Mutex<HashMap<Key, Handle>>,
+    owners: TaskTracker,
+}
+
+/// How a shim's owner is reached.
+#[derive(Clone)]
+struct Handle {
+    mailbox: mpsc::Sender<Command>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Roster {
+    /// Finds the shims under `state` and reconnects to them in the background: a verb waits for its own shim only.
+    ///
+    /// # Errors
+    /// Where the folder of bundles cannot be read.
+    pub(crate) async fn open(state: PathBuf, config: ShimConfig, events: Events) -> Result<Self> {
+        let bundles = Bundles::new(&state);
+        let found = {
+            let bundles = bundles.clone();
+            blocking(move || {
+                let found = bundles.scan()?;
+                Ok(found
+                    .into_iter()
+                    .map(|found| {
+                        let ended = match &found {
+                            Found::Container(namespace, id, _) => bundles.of(namespace, id).ended(),
+                            Found::Shim(..) => None,
+                        };
+                        (found, ended)
+                    })
+                    .collect::<Vec<_>>())
+            })
+            .await?
+        };
+        let roster = Self(Arc::new(Inner {
+            bundles,
+            config,
+            tasks: Table::default(),
+            reconnects: Semaphore::new(RECONNECTS),
+            stop: CancellationToken::new(),
+            events,
+            shims: Mutex::default(),
+            owners: TaskTracker::new(),
+        }));
+        let mut shims = Vec::new();
+        for (found, ended) in found {
+            match found {
+                Found::Shim(namespace, id) => shims.push((namespace, id)),
+                Found::Container(namespace, id, shim) => {
+                    let bundle = roster.0.bundles.of(&namespace, &id);
+                    // A name stands once on a disk, so nothing can be there yet.
+                    let _ = roster.0.tasks.insert(Entry::new(namespace, id, shim, bundle, ended));
+                }
+            }
+        }
+        // Owners come last: they look for the tasks of their shim.
+        for (namespace, id) in shims {
+            roster.spawn(&mut roster.0.shims.lock(), (namespace, id), Birth::Reconnect);
+        }
+        Ok(roster)
+    }
+
+    /// Lets every owner go; the shims live on.
+    pub async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.owners.close();
+        self.0.owners.wait().await;
+    }
+
+    /// How many shims there are, reachable or not.
+    pub fn len(&self) -> usize {
+        self.0.shims.lock().len()
+    }
+
+    /// True where there is no shim.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes what a shim reports: the end of a task goes into the table, once; everything is published.
+    pub(super) fn take(&self, namespace: &Namespace, event: Event) {
+        self.0.take(namespace, event);
+    }
+
+    /// Starts a shim and has its owner bring it up.
+    pub(super) async fn boot<T>(
+        &self,
+        key: Key,
+        birth: impl FnOnce(oneshot::Sender<Result<T>>) -> Birth,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut shims = self.0.shims.lock();
+            if shims.contains_key(&key) {
+                return Err(Error::already_exists(format!("sandbox {} has a shim", key.1)));
+            }
+            self.spawn(&mut shims, key, birth(reply));
+        }
+        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the daemon is stopping")))
+    }
+
+    /// Takes a shim down with everything in it, whatever state it is in; nothing there is success.
+    pub(super) async fn down(&self, key: Key) -> Result<()> {
+        loop {
+            let bundle = self.0.bundles.of(&key.0, &key.1);
+            let mailbox = {
+                let mut shims = self.0.shims.lock();
+                match shims.get(&key) {
+                    Some(handle) => handle.mailbox.clone(),
+                    None if !bundle.exists() => return Ok(()),
+                    None => self.spawn(&mut shims, key.clone(), Birth::Leftover),
+                }
+            };
+            let (reply, answer) = oneshot::channel();
+            // An owner that ends between the look-up and here has taken its shim down already: the next round sees it.
+            if mailbox.send(Command::Down(reply)).await.is_ok()
+                && let Ok(result) = answer.await
+            {
+                return result;
+            }
+            if self.0.stop.is_cancelled() {
+                return Err(Error::unavailable("the daemon is stopping"));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The connection to a shim, once it is known whether there is one.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such shim; `Unavailable` where it does not answer.
+    pub(super) async fn client(&self, key: &Key) -> Result<Client> {
+        let missing = || Error::not_found(format!("no shim for {}", key.1));
+        let handle = self.0.shims.lock().get(key).cloned();
+        let mut phase = handle.ok_or_else(missing)?.phase;
+        loop {
+            match &*phase.borrow_and_update() {
+                Phase::Live(client) => return Ok(client.clone()),
+                Phase::Silent => {
+                    return Err(Error::unavailable(format!("the shim of {} does not answer", key.1)));
+                }
+                Phase::Gone => return Err(missing()),
+                Phase::Connecting => {}
+            }
+            phase.changed().await.map_err(|_| missing())?;
+        }
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// Waits until the owner of a dead shim has cleaned up behind it, where there is one.
+    pub(super) async fn settled(&self, key: &Key) {
+        let handle = self.0.shims.lock().get(key).cloned();
+        if let Some(mut handle) = handle {
+            while !matches!(*handle.phase.borrow_and_update(), Phase::Live(_) | Phase::Silent) {
+                if handle.phase.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, shims: &mut HashMap<Key, Handle>, key: Key, birth: Birth) -> mpsc::Sender<Command> {
+        let (mailbox, commands) = mpsc::channel(MAILBOX);
+        let (phase, watched) = watch::channel(Phase::Connecting);
+        shims.insert(key.clone(), Handle { mailbox: mailbox.clone(), phase: watched });
+        let span = tracing::info_span!("shim", namespace = %key.0, pod = %key.1);
+        let owner = Owner::new(self.0.clone(), key.clone(), commands, phase);
+        let roster: Weak<Inner> = Arc::downgrade(&self.0);
+        let work = async move {
+            let phase = owner.run(birth).await;
+            if let Some(roster) = roster.upgrade() {
+                roster.shims.lock().remove(&key);
+            }
+            // Dropped only now: whoever waits for the end must not find the name taken.
+            drop(phase);
+        };
+        self.0.owners.spawn(work.instrument(span));
+        mailbox
+    }
+}
+
+impl Inner {
+    /// See [`Roster::take`].
+    pub(super) fn take(&self, namespace: &Namespace, event: Event) {
+        if let Event::TaskExit { container, process, pid, status, at } = &event
+            && (process == container || process.is_empty())
+            && let Some(entry) = container.parse().ok().and_then(|id: Id| self.tasks.get(namespace, &id))
+        {
+            if entry.pid() == 0 {
+                entry.set_pid(*pid);
+            }
+            if !entry.end(Exit { status: *status, at: *at }) {
+                return;
+            }
+        }
+        self.publish(namespace, event);
+    }
+
+    /// Takes the end of a task that no shim reported.
+    pub(super) fn take_exit(&self, entry: &Entry, exit: Exit) {
+        if entry.end(exit) {
+            let container = entry.id.to_string();
+            let process = container.clone();
+            let event = Event::TaskExit { container, process, pid: entry.pid(), status: exit.status, at: exit.at };
+            self.publish(&entry.namespace, event);
+        }
+    }
+
+    pub(super) fn publish(&self, namespace: &Namespace, event: Event) {
+        tracing::debug!(%namespace, ?event, "event");
+        self.events.publish(namespace, event);
+    }
+
+    /// The executable of a shim by runtime name.
+    pub(super) fn resolve(&self, shim: Option<&str>) -> Result<PathBuf> {
+        launch::resolve(&self.config, shim)
+    }
+}

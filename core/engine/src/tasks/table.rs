@@ -1,0 +1,149 @@
+//! Which task lives in which shim, and how it ended: the one place where an exit is taken, once, whoever reports it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use windlass_model::process::Exit;
+use windlass_model::{Id, Namespace};
+
+use super::bundle::{Bundle, Ended};
+
+/// A thing in its namespace.
+pub(super) type Key = (Namespace, Id);
+
+/// One task. Its exit is set once and never changes.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) namespace: Namespace,
+    pub(super) id: Id,
+    /// The sandbox, or the container itself where it has a shim of its own.
+    pub(super) shim: Id,
+    pub(super) bundle: Bundle,
+    pid: AtomicU32,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+/// All tasks of all namespaces.
+#[derive(Debug, Default)]
+pub(super) struct Table(Mutex<HashMap<Key, Arc<Entry>>>);
+
+impl Entry {
+    pub(super) fn new(namespace: Namespace, id: Id, shim: Id, bundle: Bundle, ended: Option<Ended>) -> Arc<Self> {
+        Arc::new(Self {
+            namespace,
+            id,
+            shim,
+            bundle,
+            pid: AtomicU32::new(ended.map_or(0, |ended| ended.pid)),
+            exit: watch::Sender::new(ended.map(|ended| ended.exit)),
+        })
+    }
+
+    /// Its first process; 0 before that is known.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    /// Takes an exit; false where one is known already.
+    pub(super) fn end(&self, exit: Exit) -> bool {
+        self.exit.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(exit);
+            first
+        })
+    }
+
+    /// Waits for the exit. Cancel safe.
+    pub(super) async fn wait(&self) -> Exit {
+        let mut exits = self.exit.subscribe();
+        loop {
+            if let Some(exit) = *exits.borrow_and_update() {
+                return exit;
+            }
+            if exits.changed().await.is_err() {
+                // The sender is a field of self, so it outlives this borrow.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn get(&self, namespace: &Namespace, id: &Id) -> Option<Arc<Entry>> {
+        self.0.lock().get(&(namespace.clone(), id.clone())).cloned()
+    }
+
+    /// Adds a task; gives back the one that has its name already.
+    pub(super) fn insert(&self, entry: Arc<Entry>) -> Result<(), Arc<Entry>> {
+        use std::collections::hash_map::Entry::{Occupied, Vacant};
+        match self.0.lock().entry((entry.namespace.clone(), entry.id.clone())) {
+            Occupied(known) => Err(known.get().clone()),
+            Vacant(place) => {
+                place.insert(entry);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, namespace: &Namespace, id: &Id) {
+        self.0.lock().remove(&(namespace.clone(), id.clone()));
+    }
+
+    /// The tasks of one shim.
+    pub(super) fn of_shim(&self, namespace: &Namespace, shim: &Id) -> Vec<Arc<Entry>> {
+        let all = self.0.lock();
+        all.values().filter(|entry| entry.namespace == *namespace && entry.shim == *shim).cloned().collect()
+    }
+
+    /// All tasks of a namespace.
+    pub(super) fn of_namespace(&self, namespace: &Namespace) -> Vec<Arc<Entry>> {
+        self.0.lock().values().filter(|entry| entry.namespace == *namespace).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_model::Timestamp;
+
+    use super::*;
+    use crate::tasks::bundle::Bundles;
+
+    fn entry() -> Arc<Entry> {
+        let (namespace, id): (Namespace, Id) = ("n".parse().unwrap(), "c".parse().unwrap());
+        let bundle = Bundles::new(std::path::Path::new("/nowhere")).of(&namespace, &id);
+        Entry::new(namespace, id, "s".parse().unwrap(), bundle, None)
+    }
+
+    #[tokio::test]
+    async fn the_first_exit_stands() {
+        let entry = entry();
+        let waiting = { let entry = entry.clone(); tokio::spawn(async move { entry.wait().await }) };
+        tokio::task::yield_now().await;
+        assert!(entry.end(Exit { status: 3, at: Timestamp(1) }));
+        assert!(!entry.end(Exit { status: 137, at: Timestamp(2) }));
+        assert_eq!(waiting.await.unwrap().status, 3);
+        assert_eq!(entry.wait().await.status, 3);
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let table = Table::default();
+        let first = entry();
+        table.insert(first.clone()).unwrap();
+        assert!(table.insert(entry()).is_err());
+        assert_eq!(table.of_shim(&first.namespace, &first.shim).len(), 1);
+        table.remove(&first.namespace, &first.id);
+        assert!(table.get(&first.namespace, &first.id).is_none());
+    }
+}

@@ -1,0 +1,288 @@
+//! One namespace's verbs on sandboxes and tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use windlass_model::process::{Exit, State};
+use windlass_model::{Error, Id, Namespace, Result, Timestamp};
+use windlass_wire::protobuf::MessageField;
+use windlass_wire::task::{CreateTaskRequest, Options};
+use windlass_wire::{convert, words};
+
+use super::client::Client;
+use super::exec;
+use super::owner::Birth;
+use super::roster::Roster;
+use super::table::{Entry, Key};
+use super::{BootSandbox, Booted, CreateTask, ExecOutput, ExecSync, TaskState};
+use crate::{Tenant, blocking};
+
+/// How often a waiter asks the shim itself, should its event be lost.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The sandboxes and tasks of one namespace.
+#[derive(Clone)]
+pub struct Tasks {
+    roster: Roster,
+    namespace: Namespace,
+}
+
+impl Tasks {
+    pub(crate) fn new(tenant: Tenant) -> Self {
+        Self { roster: tenant.core().roster().clone(), namespace: tenant.namespace().clone() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(roster: Roster, namespace: Namespace) -> Self {
+        Self { roster, namespace }
+    }
+
+    fn key(&self, id: &Id) -> Key {
+        (self.namespace.clone(), id.clone())
+    }
+
+    /// Starts the shim of a sandbox and has it make what its containers share. Where that fails nothing is left.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the sandbox has a shim; `DeadlineExceeded` where the shim hangs; otherwise what it said.
+    pub async fn boot(&self, request: BootSandbox) -> Result<Booted> {
+        let key = self.key(&request.id);
+        self.roster.boot(key, |reply| Birth::Sandbox(Box::new(request), reply)).await
+    }
+
+    /// The process whose namespaces are the sandbox's.
+    ///
+    /// # Errors
+    /// `NotFound` where the sandbox has no shim, `Unavailable` where that does not answer.
+    pub async fn sandbox_pid(&self, id: &Id) -> Result<u32> {
+        self.roster.client(&self.key(id)).await?.sandbox_pid(id).await
+    }
+
+    /// True where the sandbox has a shim that is not known to be dead. Waits for one that is being reconnected.
+    pub async fn sandbox_alive(&self, id: &Id) -> bool {
+        !matches!(self.roster.client(&self.key(id)).await, Err(error) if error.is_not_found())
+    }
+
+    /// Takes a sandbox down, whatever state it is in: ends its processes, its shim, its mounts and its bundle. Its tasks'
+    /// exits are published, and stay known until each is deleted. Nothing there is success.
+    ///
+    /// # Errors
+    /// Where a mount or a folder cannot be removed; it may be tried again.
+    pub async fn down(&self, id: &Id) -> Result<()> {
+        self.roster.down(self.key(id)).await
+    }
+
+    /// Makes a task: its bundle, its root file system and its first process, which waits for [`Tasks::start`]. Answers
+    /// that process. Where it fails nothing is left.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the container has a task; `NotFound` where the sandbox has no shim.
+    pub async fn create(&self, request: CreateTask) -> Result<u32> {
+        let shim = request.sandbox.clone().unwrap_or_else(|| request.id.clone());
+        let bundle = self.roster.inner().bundles.of(&self.namespace, &request.id);
+        let entry = Entry::new(self.namespace.clone(), request.id.clone(), shim.clone(), bundle, None);
+        if self.roster.inner().tasks.insert(entry.clone()).is_err() {
+            return Err(Error::already_exists(format!("container {} has a task", request.id)));
+        }
+        match self.make(&entry, request).await {
+            Ok(pid) => Ok(pid),
+            Err(error) => {
+                if let Err(left) = self.unmake(&entry).await {
+                    tracing::warn!(container = %entry.id, error = %left, "a task that was not made left something behind");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&self, entry: &Arc<Entry>, request: CreateTask) -> Result<u32> {
+        let CreateTask { id, sandbox, spec, rootfs, terminal, stdin, stdout, stderr, runtime } = request;
+        let (bundle, shim) = (entry.bundle.clone(), entry.shim.clone());
+        blocking(move || bundle.fill(&shim, &spec)).await?;
+        let key = self.key(&entry.shim);
+        if sandbox.is_none() {
+            self.roster.boot(key.clone(), |reply| Birth::Task(runtime.shim, reply)).await?;
+        }
+        let options = Options {
+            binary_name: runtime.binary.map(|path| path.display().to_string()).unwrap_or_default(),
+            systemd_cgroup: runtime.systemd_cgroup,
+            ..Options::default()
+        };
+        let request = CreateTaskRequest {
+            id: id.to_string(),
+            bundle: entry.bundle.path().display().to_string(),
+            rootfs: rootfs.iter().map(convert::mount).collect(),
+            terminal,
+            stdin,
+            stdout,
+            stderr,
+            options: MessageField::some(convert::any(words::TYPE_RUNC_OPTIONS, &options)?),
+            ..CreateTaskRequest::default()
+        };
+        let pid = self.roster.client(&key).await?.create(&request).await?;
+        entry.set_pid(pid);
+        Ok(pid)
+    }
+
+    /// Takes away what is left of a task that was not made.
+    async fn unmake(&self, entry: &Arc<Entry>) -> Result<()> {
+        let key = self.key(&entry.shim);
+        if entry.shim == entry.id {
+            self.roster.down(key).await?;
+        } else if let Ok(client) = self.roster.client(&key).await {
+            // Mostly the shim has undone its part; after a time-out it may still be at it.
+            let _ = client.kill(&entry.id, "", 9, true).await;
+            match client.delete(&entry.id, "").await {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => tracing::debug!(container = %entry.id, %error, "delete of a task that was not made"),
+            }
+        }
+        self.forget(entry).await
+    }
+
+    /// Removes the last trace of a task.
+    async fn forget(&self, entry: &Arc<Entry>) -> Result<()> {
+        let bundle = entry.bundle.clone();
+        blocking(move || bundle.remove()).await?;
+        self.roster.inner().tasks.remove(&entry.namespace, &entry.id);
+        Ok(())
+    }
+
+    /// Starts the user's program; answers its process.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where it was started already, and what the OCI runtime said where it fails.
+    pub async fn start(&self, id: &Id) -> Result<u32> {
+        let (entry, client) = self.reach(id).await?;
+        let pid = client.start(id, "").await?;
+        entry.set_pid(pid);
+        Ok(pid)
+    }
+
+    /// Sends a signal to the task's first process, or to all its processes.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no task or it has ended.
+    pub async fn kill(&self, id: &Id, signal: u32, all: bool) -> Result<()> {
+        let (_, client) = self.reach(id).await?;
+        client.kill(id, "", signal, all).await
+    }
+
+    /// Where a task is. One whose shim is dead is stopped until it is deleted.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no task; `Unavailable` where its shim does not answer.
+    pub async fn state(&self, id: &Id) -> Result<TaskState> {
+        let entry = self.entry(id)?;
+        match self.roster.client(&self.key(&entry.shim)).await {
+            Ok(client) => client.state(id).await,
+            Err(error) => match entry.exit() {
+                Some(exit) => Ok(TaskState { state: State::Stopped, pid: entry.pid(), exit: Some(exit) }),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Waits for the end of a task.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no task, or its shim does not know it.
+    pub async fn wait(&self, id: &Id) -> Result<Exit> {
+        let entry = self.entry(id)?;
+        loop {
+            if let Ok(exit) = timeout(ASK_AGAIN, entry.wait()).await {
+                return Ok(exit);
+            }
+            match self.state(id).await {
+                Ok(TaskState { state: State::Stopped, exit: Some(exit), .. }) => {
+                    self.roster.inner().take_exit(&entry, exit);
+                }
+                Err(error) if error.is_not_found() && entry.exit().is_none() => return Err(error),
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets an ended task: its mounts and its bundle go. A task whose shim is dead is forgotten too.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no task (it may have been deleted before); `FailedPrecondition` where it has not ended.
+    pub async fn delete(&self, id: &Id) -> Result<Exit> {
+        let entry = self.entry(id)?;
+        let key = self.key(&entry.shim);
+        let exit = match self.roster.client(&key).await {
+            Ok(client) => match client.delete(id, "").await {
+                Ok((_, exit)) => Some(exit),
+                Err(error) if error.is_not_found() => None,
+                Err(error) => return Err(error),
+            },
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        let exit = exit.or(entry.exit()).unwrap_or(Exit { status: 255, at: Timestamp::now() });
+        if entry.shim == entry.id {
+            self.roster.down(key).await?;
+        }
+        self.forget(&entry).await?;
+        self.roster.inner().take_exit(&entry, exit);
+        Ok(exit)
+    }
+
+    /// Runs a program in a container to its end. Where the future is dropped the program is killed.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no task; `DeadlineExceeded` after the time-out, with the program killed; what the OCI
+    /// runtime said where the program cannot be started.
+    pub async fn exec_sync(&self, request: ExecSync) -> Result<ExecOutput> {
+        let (entry, client) = self.reach(&request.container).await?;
+        exec::run(client, entry.bundle.clone(), request).await
+    }
+
+    /// Opens the container's log file anew, after somebody renamed the old one.
+    pub async fn reopen_log(&self, id: &Id) -> Result<()> {
+        let (_, client) = self.reach(id).await?;
+        client.reopen_log(id).await
+    }
+
+    /// The processes of a task.
+    pub async fn pids(&self, id: &Id) -> Result<Vec<u32>> {
+        let (_, client) = self.reach(id).await?;
+        client.pids(id).await
+    }
+
+    /// Changes the limits of a task; `resources` is OCI's `LinuxResources`, JSON.
+    pub async fn update(&self, id: &Id, resources: Vec<u8>) -> Result<()> {
+        let (_, client) = self.reach(id).await?;
+        client.update(id, resources).await
+    }
+
+    /// Freezes a task.
+    pub async fn pause(&self, id: &Id) -> Result<()> {
+        let (_, client) = self.reach(id).await?;
+        client.pause(id).await
+    }
+
+    /// Thaws a task.
+    pub async fn resume(&self, id: &Id) -> Result<()> {
+        let (_, client) = self.reach(id).await?;
+        client.resume(id).await
+    }
+
+    /// The containers that have a task, in any state.
+    pub fn list(&self) -> Vec<Id> {
+        self.roster.inner().tasks.of_namespace(&self.namespace).iter().map(|entry| entry.id.clone()).collect()
+    }
+
+    fn entry(&self, id: &Id) -> Result<Arc<Entry>> {
+        let found = self.roster.inner().tasks.get(&self.namespace, id);
+        found.ok_or_else(|| Error::not_found(format!("container {id} has no task")))
+    }
+
+    async fn reach(&self, id: &Id) -> Result<(Arc<Entry>, Client)> {
+        let entry = self.entry(id)?;
+        let client = self.roster.client(&self.key(&entry.shim)).await?;
+        Ok((entry, client))
+    }
+}

@@ -1,0 +1,419 @@
+//! The configuration: what a person wrote (`Raw`, unknown keys refused with their line) and what was checked (`Config`).
+//!
+//! Flags win over the file, the file wins over the defaults. The rest of the daemon only meets [`Config`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use windlass_model::{Id, Namespace};
+
+/// Where the file lies unless `--config` says otherwise; it need not exist.
+pub const DEFAULT_PATH: &str = "/etc/windlass/config.toml";
+
+/// What `windlassd config default` prints: every key with the value it has when nobody sets it.
+pub const DEFAULT_TEXT: &str = include_str!("default.toml");
+
+/// The longest path a Unix socket can have, in bytes, with room for `.ttrpc` behind it.
+const MAX_SOCKET: usize = 107 - EVENTS_SUFFIX.len();
+const EVENTS_SUFFIX: &str = ".ttrpc";
+
+/// The file as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// The format; only 1 is known.
+    pub version: u32,
+    /// What survives a reboot.
+    pub root: PathBuf,
+    /// What does not.
+    pub state: PathBuf,
+    /// The gRPC socket; `<state>/windlass.sock` where it is not written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<PathBuf>,
+    /// The CRI server.
+    pub cri: RawCri,
+    /// Registries.
+    pub registry: RawRegistry,
+    /// Metrics.
+    pub metrics: RawMetrics,
+    /// Sockets of other tenants.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tenant: Vec<RawTenant>,
+}
+
+/// `[cri]` as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawCri {
+    /// The tenant that the kubelet is.
+    pub namespace: String,
+    /// The driver that holds its images.
+    pub snapshotter: String,
+    /// `cgroupfs`, `systemd` or `auto`.
+    pub cgroup_driver: CgroupDriver,
+    /// The handler of a pod that names none.
+    pub default_runtime: String,
+    /// Pod networks.
+    pub cni: RawCni,
+    /// Handlers by name.
+    pub runtimes: BTreeMap<String, RawRuntime>,
+    /// The exec, attach and port-forward server.
+    pub streaming: RawStreaming,
+}
+
+/// `[cri.cni]` as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawCni {
+    /// Where the conflists are; the first by name is used.
+    pub conf_dir: PathBuf,
+    /// Where the plugins are, in order.
+    pub bin_dirs: Vec<PathBuf>,
+}
+
+/// `[cri.runtimes.<name>]` as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRuntime {
+    /// An OCI runtime's executable; the one built into the shim where it is not written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary: Option<PathBuf>,
+    /// Another shim v2: its runtime name or its path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shim: Option<String>,
+}
+
+/// `[cri.streaming]` as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawStreaming {
+    /// `host:port`; port 0 takes a free one.
+    pub address: String,
+}
+
+/// `[registry]` as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRegistry {
+    /// The folder of `hosts.toml` folders; empty: none.
+    pub config_path: PathBuf,
+}
+
+/// `[metrics]` as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawMetrics {
+    /// `host:port`; empty: no metrics are served.
+    pub address: String,
+}
+
+/// `[[tenant]]` as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTenant {
+    /// The namespace that the socket is fixed to.
+    pub namespace: String,
+    /// The socket.
+    pub socket: PathBuf,
+    /// Who may connect.
+    #[serde(default)]
+    pub uids: Vec<u32>,
+}
+
+/// How cgroups are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// `systemd` where it is pid 1, else `cgroupfs`.
+    #[default]
+    Auto,
+    /// We make them.
+    Cgroupfs,
+    /// systemd makes them.
+    Systemd,
+}
+
+/// What flags say over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--root`.
+    pub root: Option<PathBuf>,
+    /// `--state`.
+    pub state: Option<PathBuf>,
+    /// `--address`.
+    pub address: Option<PathBuf>,
+}
+
+/// A checked configuration: paths are absolute, names are names, addresses are addresses.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What survives a reboot.
+    pub root: PathBuf,
+    /// What does not.
+    pub state: PathBuf,
+    /// The gRPC socket.
+    pub address: PathBuf,
+    /// The ttrpc socket that shims send their events to.
+    pub events_address: PathBuf,
+    /// The CRI server.
+    pub cri: Cri,
+    /// The folder of `hosts.toml` folders.
+    pub registry_config: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// The CRI server's part of [`Config`].
+#[derive(Clone, Debug)]
+pub struct Cri {
+    /// The tenant that the kubelet is.
+    pub namespace: Namespace,
+    /// The driver that holds its images.
+    pub snapshotter: String,
+    /// True: systemd makes cgroups.
+    pub systemd_cgroup: bool,
+    /// The handler of a pod that names none; a key of `runtimes`.
+    pub default_runtime: String,
+    /// Handlers by name.
+    pub runtimes: BTreeMap<String, Runtime>,
+    /// Where the conflists are.
+    pub cni_conf_dir: PathBuf,
+    /// Where the plugins are.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Where exec, attach and port-forward are served.
+    pub streaming: SocketAddr,
+}
+
+/// A checked handler.
+#[derive(Clone, Debug, Default)]
+pub struct Runtime {
+    /// An OCI runtime's executable; `None`: built into the shim.
+    pub binary: Option<PathBuf>,
+    /// Another shim; `None`: ours.
+    pub shim: Option<String>,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            root: "/var/lib/windlass".into(),
+            state: "/run/windlass".into(),
+            address: None,
+            cri: RawCri::default(),
+            registry: RawRegistry::default(),
+            metrics: RawMetrics::default(),
+            tenant: Vec::new(),
+        }
+    }
+}
+
+impl Default for RawCri {
+    fn default() -> Self {
+        let runc = RawRuntime { binary: Some("/usr/sbin/runc".into()), shim: None };
+        Self {
+            namespace: "k8s.io".into(),
+            snapshotter: "overlay".into(),
+            cgroup_driver: CgroupDriver::Auto,
+            default_runtime: "windlass".into(),
+            cni: RawCni::default(),
+            runtimes: BTreeMap::from([("windlass".into(), RawRuntime::default()), ("runc".into(), runc)]),
+            streaming: RawStreaming::default(),
+        }
+    }
+}
+
+impl Default for RawCni {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        }
+    }
+}
+
+impl Default for RawStreaming {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:0".into() }
+    }
+}
+
+impl Default for RawRegistry {
+    fn default() -> Self {
+        Self { config_path: "/etc/windlass/certs.d".into() }
+    }
+}
+
+impl Raw {
+    /// Reads a file; the error of a wrong or unknown key says its line.
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(toml::from_str(text)?)
+    }
+
+    /// Reads `file`, or the default place where a missing file means the defaults; then applies the flags.
+    pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Self> {
+        let path = file.unwrap_or(Path::new(DEFAULT_PATH));
+        let mut raw = match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).with_context(|| format!("configuration {}", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => Self::default(),
+            Err(error) => return Err(error).with_context(|| format!("read configuration {}", path.display())),
+        };
+        raw.root = flags.root.unwrap_or(raw.root);
+        raw.state = flags.state.unwrap_or(raw.state);
+        raw.address = flags.address.or(raw.address);
+        // A dump says where the socket is even when nobody wrote it.
+        raw.address.get_or_insert_with(|| raw.state.join("windlass.sock"));
+        Ok(raw)
+    }
+
+    /// The file's text for these values.
+    pub fn dump(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
+    /// Checks every value; nothing is opened or made.
+    pub fn check(self) -> Result<Config> {
+        ensure!(self.version == 1, "version {} is not known: this windlassd reads version 1", self.version);
+        if let Some(tenant) = self.tenant.first() {
+            bail!("[[tenant]] {}: sockets for other tenants are not built yet", tenant.namespace);
+        }
+        let root = absolute("root", &self.root)?;
+        let state = absolute("state", &self.state)?;
+        let address = match &self.address {
+            Some(address) => absolute("address", address)?,
+            None => state.join("windlass.sock"),
+        };
+        let length = address.as_os_str().len();
+        ensure!(length <= MAX_SOCKET, "address: {} is {length} bytes long, a socket's path holds {MAX_SOCKET}", address.display());
+        ensure!(root != state, "root and state are the same folder");
+        let mut events_address = address.clone().into_os_string();
+        events_address.push(EVENTS_SUFFIX);
+        Ok(Config {
+            root,
+            state,
+            address,
+            events_address: events_address.into(),
+            cri: self.cri.check()?,
+            registry_config: optional_path("registry.config_path", &self.registry.config_path)?,
+            metrics: match self.metrics.address.as_str() {
+                "" => None,
+                text => Some(socket_address("metrics.address", text)?),
+            },
+        })
+    }
+}
+
+impl RawCri {
+    fn check(self) -> Result<Cri> {
+        let Self { namespace, snapshotter, cgroup_driver, default_runtime, cni, runtimes, streaming } = self;
+        ensure!(
+            matches!(snapshotter.as_str(), "overlay" | "native"),
+            "cri.snapshotter: {snapshotter:?} is not a driver: overlay or native"
+        );
+        let runtimes =
+            runtimes.into_iter().map(|(name, raw)| Ok((name.clone(), raw.check(&name)?))).collect::<Result<BTreeMap<_, _>>>()?;
+        ensure!(
+            runtimes.contains_key(&default_runtime),
+            "cri.default_runtime: there is no [cri.runtimes.{default_runtime}]"
+        );
+        Ok(Cri {
+            namespace: namespace.parse().context("cri.namespace")?,
+            snapshotter,
+            systemd_cgroup: match cgroup_driver {
+                CgroupDriver::Auto => Path::new("/run/systemd/system").is_dir(),
+                CgroupDriver::Cgroupfs => false,
+                CgroupDriver::Systemd => true,
+            },
+            default_runtime,
+            runtimes,
+            cni_conf_dir: absolute("cri.cni.conf_dir", &cni.conf_dir)?,
+            cni_bin_dirs: cni.bin_dirs.iter().map(|dir| absolute("cri.cni.bin_dirs", dir)).collect::<Result<_>>()?,
+            streaming: socket_address("cri.streaming.address", &streaming.address)?,
+        })
+    }
+}
+
+impl RawRuntime {
+    fn check(self, name: &str) -> Result<Runtime> {
+        name.parse::<Id>().with_context(|| format!("cri.runtimes.{name}"))?;
+        ensure!(
+            self.binary.is_none() || self.shim.is_none(),
+            "cri.runtimes.{name}: binary is for our shim and shim names another one; write one of the two"
+        );
+        let binary = self.binary.map(|path| absolute(&format!("cri.runtimes.{name}.binary"), &path)).transpose()?;
+        Ok(Runtime { binary, shim: self.shim })
+    }
+}
+
+fn absolute(key: &str, path: &Path) -> Result<PathBuf> {
+    ensure!(path.is_absolute(), "{key}: {:?} is not an absolute path", path.display().to_string());
+    Ok(path.to_owned())
+}
+
+fn optional_path(key: &str, path: &Path) -> Result<Option<PathBuf>> {
+    if path.as_os_str().is_empty() { Ok(None) } else { absolute(key, path).map(Some) }
+}
+
+fn socket_address(key: &str, text: &str) -> Result<SocketAddr> {
+    text.parse().with_context(|| format!("{key}: {text:?} is not an IP address and a port"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        match Raw::parse(text).and_then(Raw::check) {
+            Ok(config) => panic!("accepted: {config:?}"),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn the_printed_default_is_the_default() {
+        let mut default = Raw::default();
+        default.address = Some("/run/windlass/windlass.sock".into());
+        assert_eq!(Raw::parse(DEFAULT_TEXT).unwrap(), default);
+        default.check().unwrap();
+    }
+
+    #[test]
+    fn a_dump_is_read_back() {
+        let raw = Raw::load(Some(Path::new("/dev/null")), Overrides { state: Some("/x".into()), ..Overrides::default() }).unwrap();
+        assert_eq!(Raw::parse(&raw.dump().unwrap()).unwrap(), raw);
+        assert_eq!(raw.check().unwrap().events_address, Path::new("/x/windlass.sock.ttrpc"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let error = refused("version = 1\n\n[cri.cni]\nconf_dirs = \"/x\"\n");
+        assert!(error.contains("line 4"), "{error}");
+        assert!(error.contains("conf_dirs"), "{error}");
+        assert!(refused("[cri.runtimes.x]\nbin = \"/x\"").contains("line 2"));
+        assert!(refused("rooot = \"/x\"").contains("line 1"));
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_their_key() {
+        for (text, key) in [
+            ("version = 2", "version"),
+            ("root = \"relative\"", "root"),
+            ("root = \"/a\"\nstate = \"/a\"", "root"),
+            ("[cri]\nsnapshotter = \"zfs\"", "cri.snapshotter"),
+            ("[cri]\ncgroup_driver = \"both\"", "line 2"),
+            ("[cri]\nnamespace = \"a/b\"", "cri.namespace"),
+            ("[cri]\ndefault_runtime = \"kata\"", "cri.runtimes.kata"),
+            ("[cri.runtimes.windlass]\nbinary = \"/a\"\nshim = \"b\"", "cri.runtimes.windlass"),
+            ("[cri.streaming]\naddress = \"here\"", "cri.streaming.address"),
+            ("[metrics]\naddress = \":1338\"", "metrics.address"),
+            ("[[tenant]]\nnamespace = \"moby\"\nsocket = \"/a\"", "not built"),
+        ] {
+            let error = refused(text);
+            assert!(error.contains(key), "{text:?}: {error}");
+        }
+        assert!(refused(&format!("address = \"/{}\"", "x".repeat(101))).contains("address"));
+    }
+}
