@@ -67,6 +67,14 @@ impl Verbs {
         }
     }
 
+    /// As [`Verbs::join`], for work that nobody waits for.
+    pub fn begin<F>(&self, subject: impl Into<String>, verb: &'static str, work: F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.admit(subject.into(), verb, work);
+    }
+
     /// True while any verb of `subject` is at work or waits.
     pub fn is_busy(&self, subject: &str) -> bool {
         self.subjects.lock().contains_key(subject)
@@ -119,7 +127,8 @@ impl Drop for Leave {
 
 /// The name of a pod as the CRI makes it unique: a retry repeats it, a new attempt does not.
 pub fn pod_name(metadata: &windlass_cri_api::v1::PodSandboxMetadata) -> String {
-    [&metadata.name, &metadata.namespace, &metadata.uid, &metadata.attempt.to_string()].map(String::as_str).join("_")
+    // None of them holds a slash (pod/plan.rs), so different pods never have the same name.
+    [&metadata.name, &metadata.namespace, &metadata.uid, &metadata.attempt.to_string()].map(String::as_str).join("/")
 }
 
 /// A fresh id: 64 hexadecimal digits, as kubelet, crictl and log collectors know them.

@@ -5,5 +5,4 @@ pub mod cni;
 pub mod conf;
 pub mod pod;
 
-pub use conf::NetworkList;
-pub use pod::{Attachment, PodNetworks};
+pub use pod::{Attachment, Network};

@@ -10,6 +10,7 @@ use windlass_model::{Error, Id, Result};
 
 use super::cni::{Call, Plugins};
 use super::conf::NetworkList;
+use crate::ServerConfig;
 
 /// The pod's interface inside its namespace, as Kubernetes expects it.
 const INTERFACE: &str = "eth0";
@@ -19,7 +20,7 @@ const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The node's network: which configuration is in force and where its plugins are.
 #[derive(Clone, Debug)]
-pub struct PodNetworks {
+pub struct Network {
     folder: PathBuf,
     plugins: Plugins,
 }
@@ -42,10 +43,15 @@ pub struct Attachment {
     pub result: Option<Value>,
 }
 
-impl PodNetworks {
-    /// The network that the files in `folder` describe, with the plugins of `plugin_folders`.
-    pub fn new(folder: PathBuf, plugin_folders: Vec<PathBuf>) -> Self {
-        Self { folder, plugins: Plugins { folders: plugin_folders, timeout: PLUGIN_TIMEOUT } }
+impl Network {
+    /// The network that the configured folders describe.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::InvalidArgument`] for a folder of plugins that cannot be part of a search path.
+    pub fn new(config: &ServerConfig) -> Result<Self> {
+        let folders = config.cni_bin_dirs.clone();
+        std::env::join_paths(&folders).map_err(|error| Error::invalid(format!("folders of CNI plugins: {error}")))?;
+        Ok(Self { folder: config.cni_conf_dir.clone(), plugins: Plugins { folders, timeout: PLUGIN_TIMEOUT } })
     }
 
     /// The network that the next pod is attached to. An error is the reason why the node's network is not ready.
@@ -66,7 +72,7 @@ impl PodNetworks {
     /// Attaches a pod whose namespace is pinned; the answer belongs into [`Attachment::result`].
     ///
     /// # Errors
-    /// The first plugin's failure, naming it; or that the pod got no address. In both cases [`PodNetworks::detach`] is
+    /// The first plugin's failure, naming it; or that the pod got no address. In both cases [`Network::detach`] is
     /// still to be called.
     pub async fn attach(&self, id: &Id, attachment: &Attachment) -> Result<Value> {
         let result = self.plugins.add(&attachment.call(id, true)).await?;
