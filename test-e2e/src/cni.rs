@@ -30,7 +30,8 @@ impl Cni {
     /// A network whose bridge is named after `tag` (at most ten characters).
     pub fn create(dir: &Path, tag: &str) -> Result<Self> {
         let seed = crate::image::digest(tag.as_bytes()).into_bytes();
-        let octet = |at: usize| 1 + (u32::from(seed[at]) * 31 + u32::from(seed[at + 1]) * 7 + u32::from(seed[at + 2])) % 250;
+        let octet =
+            |at: usize| 1 + (u32::from(seed[at]) * 31 + u32::from(seed[at + 1]) * 7 + u32::from(seed[at + 2])) % 250;
         let cni = Self {
             conf_dir: dir.join("net.d"),
             bin_dir: dir.join("bin"),
@@ -42,7 +43,9 @@ impl Cni {
         for sub in [&cni.conf_dir, &cni.bin_dir, &cni.data_dir] {
             std::fs::create_dir_all(sub)?;
         }
-        for entry in std::fs::read_dir(PLUGINS).with_context(|| format!("{PLUGINS} (Debian package containernetworking-plugins)"))? {
+        for entry in std::fs::read_dir(PLUGINS)
+            .with_context(|| format!("{PLUGINS} (Debian package containernetworking-plugins)"))?
+        {
             let entry = entry?;
             symlink(entry.path(), cni.bin_dir.join(entry.file_name()))?;
         }

@@ -112,7 +112,12 @@ impl Cri {
     }
 
     /// CreateContainer.
-    pub async fn create(&self, pod: &str, container: &v1::ContainerConfig, config: &v1::PodSandboxConfig) -> Answer<String> {
+    pub async fn create(
+        &self,
+        pod: &str,
+        container: &v1::ContainerConfig,
+        config: &v1::PodSandboxConfig,
+    ) -> Answer<String> {
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: pod.to_owned(),
             config: Some(container.clone()),
@@ -225,7 +230,10 @@ pub fn container(name: &str, reference: &str, command: &[&str]) -> v1::Container
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(v1::LinuxContainerResources { oom_score_adj: 500, ..Default::default() }),
             security_context: Some(v1::LinuxContainerSecurityContext {
-                namespace_options: Some(v1::NamespaceOption { pid: v1::NamespaceMode::Container as i32, ..Default::default() }),
+                namespace_options: Some(v1::NamespaceOption {
+                    pid: v1::NamespaceMode::Container as i32,
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
         }),

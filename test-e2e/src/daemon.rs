@@ -140,7 +140,9 @@ impl Setup {
             certs = self.certs,
         );
         let runc = ("runc".to_owned(), PathBuf::from("/usr/sbin/runc"));
-        for (name, binary) in self.handlers.iter().chain(self.handlers.iter().all(|(name, _)| name != "runc").then_some(&runc)) {
+        for (name, binary) in
+            self.handlers.iter().chain(self.handlers.iter().all(|(name, _)| name != "runc").then_some(&runc))
+        {
             let runtime = format!("{cri}.containerd.runtimes.{name}");
             let _ = writeln!(text, "[{runtime}]\nruntime_type = \"io.containerd.runc.v2\"");
             let _ = writeln!(text, "[{runtime}.options]\nBinaryName = {binary:?}");

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// A gate on disk: a script that meets it says that it has arrived and waits until the gate is open.
+/// A gate on disk: a script that meets it while it is shut says that it has arrived, and waits until it is opened.
 #[derive(Clone, Debug)]
 pub struct Gate {
     arrived: PathBuf,
-    open: PathBuf,
+    shut: PathBuf,
 }
 
 /// Writes a script with the right to be executed. It appears whole, so nobody runs half of it.
@@ -23,29 +23,35 @@ pub fn write_executable(path: &Path, script: &str) -> Result<()> {
 }
 
 impl Gate {
-    /// A closed gate called `name` under `dir`.
-    pub fn closed(dir: &Path, name: &str) -> Self {
-        Self { arrived: dir.join(format!("{name}.arrived")), open: dir.join(format!("{name}.open")) }
+    /// An open gate called `name` under `dir`.
+    pub fn open_at(dir: &Path, name: &str) -> Self {
+        Self { arrived: dir.join(format!("{name}.arrived")), shut: dir.join(format!("{name}.shut")) }
+    }
+
+    /// Lets nobody through from now on.
+    pub fn shut(&self) -> Result<()> {
+        std::fs::remove_file(&self.arrived).ok();
+        std::fs::write(&self.shut, "")?;
+        Ok(())
+    }
+
+    /// Lets everybody through.
+    pub fn open(&self) {
+        std::fs::remove_file(&self.shut).ok();
     }
 
     /// The lines of a shell script that wait here. They give up after a minute, so that no script outlives its test.
     pub fn wait_lines(&self) -> String {
+        let (arrived, shut) = (self.arrived.display(), self.shut.display());
         format!(
-            "touch '{}'\nn=0\nwhile [ ! -e '{}' ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done\n",
-            self.arrived.display(),
-            self.open.display()
+            "n=0\nwhile [ -e '{shut}' ] && [ $n -lt 1200 ]; do [ -e '{arrived}' ] || : > '{arrived}'; sleep 0.05; n=$((n+1)); done\n"
         )
     }
 
     /// Waits until somebody stands at the gate.
     pub async fn reached(&self) -> Result<()> {
-        crate::eventually("the gate is reached", Duration::from_secs(20), async || self.arrived.exists().then_some(())).await
-    }
-
-    /// Lets everybody through, now and later.
-    pub fn open(&self) -> Result<()> {
-        std::fs::write(&self.open, "")?;
-        Ok(())
+        crate::eventually("the gate is reached", Duration::from_secs(20), async || self.arrived.exists().then_some(()))
+            .await
     }
 }
 

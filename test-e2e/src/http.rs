@@ -21,9 +21,11 @@ pub struct Answer {
 /// Sends one request to `host` (`address:port`) and reads the answer to its end.
 pub fn request(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
     let address = host.parse().with_context(|| format!("address {host}"))?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).with_context(|| format!("connect {host}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, Duration::from_secs(5)).with_context(|| format!("connect {host}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -39,7 +41,8 @@ fn parse(raw: &[u8]) -> Result<Answer> {
     let end = raw.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(|| anyhow!("no end of the headers"))?;
     let head = String::from_utf8_lossy(&raw[..end]);
     let mut lines = head.lines();
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).ok_or_else(|| anyhow!("no status line"))?.parse()?;
+    let status =
+        lines.next().and_then(|line| line.split(' ').nth(1)).ok_or_else(|| anyhow!("no status line"))?.parse()?;
     let headers: BTreeMap<_, _> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))

@@ -8,9 +8,10 @@ use sha2::{Digest, Sha256};
 
 /// The applets that get a link in the busybox layer.
 const APPLETS: &[&str] = &[
-    "sh", "ash", "cat", "echo", "sleep", "true", "false", "ls", "id", "env", "hostname", "mount", "ps", "head", "tail", "seq",
-    "dd", "df", "mkdir", "rm", "touch", "nc", "httpd", "wget", "stat", "kill", "date", "yes", "test", "printf", "ip", "nslookup",
-    "grep", "awk", "sed", "wc", "cut", "pwd", "whoami", "readlink", "usleep", "tr", "ping", "trap", "setsid", "nohup", "chmod",
+    "sh", "ash", "cat", "echo", "sleep", "true", "false", "ls", "id", "env", "hostname", "mount", "ps", "head", "tail",
+    "seq", "dd", "df", "mkdir", "rm", "touch", "nc", "httpd", "wget", "stat", "kill", "date", "yes", "test", "printf",
+    "ip", "nslookup", "grep", "awk", "sed", "wc", "cut", "pwd", "whoami", "readlink", "usleep", "tr", "ping", "trap",
+    "setsid", "nohup", "chmod",
 ];
 
 /// How a layer's tar is packed.
@@ -169,7 +170,9 @@ impl Layer {
     pub fn busybox(compression: Compression) -> Result<Self> {
         let busybox = std::fs::read("/bin/busybox")?;
         Self::write(compression, |layer| {
-            for (path, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700), ("var", 0o755), ("www", 0o755)] {
+            for (path, mode) in
+                [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700), ("var", 0o755), ("www", 0o755)]
+            {
                 layer.dir(path, mode)?;
             }
             layer.file("bin/busybox", 0o755, &busybox)?;
@@ -311,7 +314,11 @@ impl Image {
     pub fn many_layers(extra: usize) -> Result<Self> {
         let mut recipe = Recipe::new().layer(Layer::busybox(Compression::Gzip)?);
         for n in 0..extra {
-            recipe = recipe.layer(Layer::of_file(Compression::Gzip, &format!("layer-{n}"), format!("layer {n}\n").as_bytes())?);
+            recipe = recipe.layer(Layer::of_file(
+                Compression::Gzip,
+                &format!("layer-{n}"),
+                format!("layer {n}\n").as_bytes(),
+            )?);
         }
         recipe.build()
     }

@@ -100,17 +100,15 @@ fn collect_dirs(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Everything down to `depth` levels below `dir`, without following links.
-pub fn tree(dir: &Path, depth: usize) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(dir) else { return found };
-    for entry in entries.flatten() {
-        found.push(entry.path());
-        if depth > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.extend(tree(&entry.path(), depth - 1));
-        }
+/// The entries exactly `depth` levels below `dir`, without following links.
+pub fn entries_at(dir: &Path, depth: usize) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let entries = entries.flatten();
+    if depth <= 1 {
+        return entries.map(|entry| entry.path()).collect();
     }
-    found
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.flat_map(|entry| entries_at(&entry.path(), depth - 1)).collect()
 }
 
 /// What the open descriptors of a process point at.

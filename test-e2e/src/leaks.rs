@@ -14,7 +14,7 @@ use crate::node::Node;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holdings(pub BTreeSet<String>);
 
-/// The directories in which a daemon keeps one entry per pod, container, snapshot or ingest, and how deep they go.
+/// The directories in which a daemon keeps one entry per pod, container, snapshot or ingest, and how deep those lie.
 fn rooms(node: &Node) -> Vec<(PathBuf, usize)> {
     let (root, state) = (node.setup.root.clone(), node.setup.state.clone());
     match node.setup.flavour {
@@ -29,6 +29,7 @@ fn rooms(node: &Node) -> Vec<(PathBuf, usize)> {
             (state.join("io.containerd.runtime.v2.task"), 2),
             (state.join("io.containerd.grpc.v1.cri"), 2),
             (state.join("netns"), 1),
+            (state.join("io.containerd.grpc.v1.cri/netns"), 1),
             (root.join("io.containerd.grpc.v1.cri"), 2),
             (root.join("io.containerd.snapshotter.v1.overlayfs/snapshots"), 1),
             (root.join("io.containerd.content.v1.content/ingest"), 1),
@@ -42,7 +43,8 @@ impl Holdings {
         let mut held = BTreeSet::new();
         let tag = node.tag();
         let own = [node.daemon.pid(), node.registry.pid()];
-        for (pid, command) in kernel::processes_of(&tag).into_iter().filter(|(pid, _)| !own.contains(pid)) {
+        let foreign = |(pid, command): &(u32, String)| !own.contains(pid) && !command.starts_with("strace ");
+        for (pid, command) in kernel::processes_of(&tag).into_iter().filter(foreign) {
             held.insert(format!("process {pid} {command}"));
         }
         held.extend(kernel::mounts_below(node.dir()).iter().map(|point| format!("mount {}", point.display())));
@@ -53,7 +55,7 @@ impl Holdings {
         held.extend(node.cni.reservations().iter().map(|address| format!("reservation {address}")));
         held.extend(node.cni.rules().iter().map(|rule| format!("iptables {rule}")));
         for (dir, depth) in rooms(node) {
-            held.extend(kernel::tree(&dir, depth).iter().map(|path| format!("path {}", path.display())));
+            held.extend(kernel::entries_at(&dir, depth).iter().map(|path| format!("path {}", path.display())));
         }
         let logs = node.dir().join("logs");
         let open = kernel::descriptors(node.daemon.pid()).into_iter().filter(|path| path.starts_with(&logs));

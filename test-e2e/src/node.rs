@@ -48,6 +48,7 @@ pub struct Node {
     pub registry: Registry,
     parents: Mutex<Vec<String>>,
     clean: Holdings,
+    finished: bool,
     dir: PathBuf,
 }
 
@@ -90,7 +91,8 @@ impl Node {
         let setup = Self::setup(&dir, &cni, &registry, &plan)?;
         let (daemon, cri) = setup.start().await?;
         let parents = Mutex::new(Vec::new());
-        let mut node = Self { cri, daemon, setup, cni, registry, parents, clean: Holdings::default(), dir };
+        let mut node =
+            Self { cri, daemon, setup, cni, registry, parents, clean: Holdings::default(), finished: false, dir };
         node.mark().await;
         Ok(node)
     }
@@ -170,7 +172,12 @@ impl Node {
             ("io.kubernetes.pod.uid".to_owned(), uid.clone()),
         ]);
         words::PodSandboxConfig {
-            metadata: Some(words::PodSandboxMetadata { name: name.to_owned(), uid, namespace: "e2e".to_owned(), attempt: 0 }),
+            metadata: Some(words::PodSandboxMetadata {
+                name: name.to_owned(),
+                uid,
+                namespace: "e2e".to_owned(),
+                attempt: 0,
+            }),
             hostname: name.to_owned(),
             log_directory: logs.to_string_lossy().into_owned(),
             labels,
@@ -213,7 +220,12 @@ impl Node {
     }
 
     /// Creates and starts a container in a pod.
-    pub async fn add(&self, pod: &str, config: &words::PodSandboxConfig, mut what: words::ContainerConfig) -> Result<String> {
+    pub async fn add(
+        &self,
+        pod: &str,
+        config: &words::PodSandboxConfig,
+        mut what: words::ContainerConfig,
+    ) -> Result<String> {
         host_namespaces(config, &mut what);
         let id = self.cri.create(pod, &what, config).await.context("CreateContainer")?;
         self.cri.start(&id).await.context("StartContainer")?;
@@ -256,13 +268,15 @@ impl Node {
 
     /// Fails if anything is held that was not held when the node was marked.
     pub async fn assert_clean(&self) -> Result<()> {
-        leaks::assert_none(self, &self.clean, Duration::from_secs(15)).await.with_context(|| self.setup.log_tail())
+        leaks::assert_none(self, &self.clean, Duration::from_secs(15)).await
     }
 
     /// Removes all pods, and fails if anything is left.
-    pub async fn finish(self) -> Result<()> {
+    pub async fn finish(mut self) -> Result<()> {
         self.cri.remove_everything().await?;
-        self.assert_clean().await
+        self.assert_clean().await?;
+        self.finished = true;
+        Ok(())
     }
 }
 
@@ -280,13 +294,14 @@ fn host_namespaces(config: &words::PodSandboxConfig, what: &mut words::Container
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.setup.log_tail());
+        if !self.finished {
+            eprintln!("--- the end of the daemon's log ---\n{}", self.setup.log_tail());
         }
         self.daemon.kill();
         let tag = self.tag();
         for _ in 0..20 {
-            let left: Vec<_> = kernel::processes_of(&tag).into_iter().filter(|(pid, _)| *pid != self.registry.pid()).collect();
+            let left: Vec<_> =
+                kernel::processes_of(&tag).into_iter().filter(|(pid, _)| *pid != self.registry.pid()).collect();
             if left.is_empty() {
                 break;
             }

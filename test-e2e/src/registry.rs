@@ -68,10 +68,14 @@ impl Registry {
             let start = http::request(&self.host, "POST", &format!("/v2/{name}/blobs/uploads/"), &[], &[])?;
             ensure!(start.status == 202, "upload of a blob: {} {}", start.status, String::from_utf8_lossy(&start.body));
             let location = start.headers.get("location").context("upload without a location")?;
-            let path = location.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..])).unwrap_or(location);
+            let path = location
+                .strip_prefix("http://")
+                .and_then(|rest| rest.find('/').map(|at| &rest[at..]))
+                .unwrap_or(location);
             let joint = if path.contains('?') { '&' } else { '?' };
             let path = format!("{path}{joint}digest={}", blob.digest());
-            let done = http::request(&self.host, "PUT", &path, &[("Content-Type", "application/octet-stream")], &blob.bytes)?;
+            let done =
+                http::request(&self.host, "PUT", &path, &[("Content-Type", "application/octet-stream")], &blob.bytes)?;
             ensure!(done.status == 201, "end of an upload: {} {}", done.status, String::from_utf8_lossy(&done.body));
         }
         for manifest in &image.manifests {

@@ -79,7 +79,13 @@ impl Troublemaker {
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let host = listener.local_addr()?.to_string();
-        let shelf = Shelf { blobs: HashMap::new(), tags: HashMap::new(), fault: None, guard: Guard::Open, requests: Vec::new() };
+        let shelf = Shelf {
+            blobs: HashMap::new(),
+            tags: HashMap::new(),
+            fault: None,
+            guard: Guard::Open,
+            requests: Vec::new(),
+        };
         let (shelf, over) = (Arc::new(Mutex::new(shelf)), Arc::new(AtomicBool::new(false)));
         let (their_shelf, their_over, their_host) = (shelf.clone(), over.clone(), host.clone());
         std::thread::spawn(move || {
@@ -151,14 +157,18 @@ fn read_call(stream: &TcpStream) -> Result<Call> {
         let Some((name, value)) = header.trim().split_once(':') else { continue };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => call.authorization = Some(value.trim().to_owned()),
-            "range" => call.range = value.trim().strip_prefix("bytes=").and_then(|range| range.split('-').next()?.parse().ok()),
+            "range" => {
+                call.range = value.trim().strip_prefix("bytes=").and_then(|range| range.split('-').next()?.parse().ok())
+            }
             _ => {}
         }
     }
 }
 
 fn head(status: u16, more: &str) -> String {
-    format!("HTTP/1.1 {status} Whatever\r\nConnection: close\r\nDocker-Distribution-Api-Version: registry/2.0\r\n{more}")
+    format!(
+        "HTTP/1.1 {status} Whatever\r\nConnection: close\r\nDocker-Distribution-Api-Version: registry/2.0\r\n{more}"
+    )
 }
 
 fn refuse(stream: &mut TcpStream, status: u16, more: &str, code: &str) -> Result<()> {
@@ -181,7 +191,9 @@ fn serve(mut stream: TcpStream, shelf: &Mutex<Shelf>, over: &AtomicBool, host: &
     }
     if !allowed(&guard, &call) {
         let challenge = match guard {
-            Guard::Token(..) => format!("Bearer realm=\"http://{host}/token\",service=\"trouble\",scope=\"repository:x:pull\""),
+            Guard::Token(..) => {
+                format!("Bearer realm=\"http://{host}/token\",service=\"trouble\",scope=\"repository:x:pull\"")
+            }
             _ => "Basic realm=\"trouble\"".to_owned(),
         };
         return refuse(&mut stream, 401, &format!("WWW-Authenticate: {challenge}\r\n"), "UNAUTHORIZED");
