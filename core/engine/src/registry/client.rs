@@ -1,0 +1,505 @@
+//! Requests to one registry and its mirrors: TLS, redirects, credentials, retries, and what a refusal means.
+
+mod tls;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use http::{Method, StatusCode};
+use parking_lot::Mutex;
+use reqwest::Response;
+use serde::Deserialize;
+use url::Url;
+use windlass_model::{Context, Error, Kind, Reference, Result};
+
+use self::tls::Loaded;
+use super::auth::Authorizer;
+use super::hosts::{Host, Tls, hosts_for, is_loopback};
+use super::{Client, Credentials, Patience};
+
+/// How many redirects one request follows.
+const MAX_REDIRECTS: usize = 10;
+/// How often one request answers challenges: once for a first token, once more for one that ran out meanwhile.
+const MAX_CHALLENGES: usize = 2;
+/// How much of a refusal is read for its message.
+const MAX_REFUSAL: usize = 16 << 10;
+/// How many differently configured HTTP clients are kept for the next pull.
+const MAX_CLIENTS: usize = 32;
+/// A wait that is not over after this many tries will not be over after more.
+const TIMED_OUT_ATTEMPTS: u32 = 2;
+
+/// HTTP clients with their connections, kept from pull to pull.
+#[derive(Debug)]
+pub(crate) struct Http {
+    patience: Patience,
+    clients: Mutex<HashMap<ClientKey, reqwest::Client>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ClientKey {
+    tls: Loaded,
+    /// Through the proxy that the environment names; never to this machine itself.
+    proxy: bool,
+    connect: Duration,
+}
+
+/// A host of this session, with what was learned about it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) host: Host,
+    client: reqwest::Client,
+    authorizer: Authorizer,
+    /// It gave bytes that were not what it was asked for.
+    distrusted: AtomicBool,
+}
+
+/// A conversation about one repository.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) reference: Reference,
+    pub(crate) patience: Patience,
+    http: Arc<Http>,
+    endpoints: Vec<Endpoint>,
+}
+
+/// What is wanted of a repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    /// Below the repository: `manifests/latest`.
+    pub(crate) path: String,
+    pub(crate) accept: &'static str,
+    /// The first byte that is wanted, where it is not 0.
+    pub(crate) from: u64,
+}
+
+/// Why a request failed, and whether to try again.
+struct Refusal {
+    error: Error,
+    again: Again,
+}
+
+enum Again {
+    No,
+    /// After a back-off.
+    Soon,
+    /// Once, as the wait was long already.
+    Once,
+    /// When the registry said.
+    After(Duration),
+}
+
+#[derive(Deserialize)]
+struct RefusalBody {
+    #[serde(default)]
+    errors: Vec<RefusalEntry>,
+    /// A token server's form.
+    #[serde(default)]
+    details: String,
+}
+
+#[derive(Deserialize)]
+struct RefusalEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Http {
+    pub(crate) fn new(patience: Patience) -> Self {
+        Self { patience, clients: Mutex::default() }
+    }
+
+    /// A client for `url` with the system's authorities; builds it off this thread where there is none yet.
+    pub(crate) async fn client_for(self: &Http, url: &Url) -> Result<reqwest::Client> {
+        let loaded = if url.scheme() == "https" { Loaded::system() } else { Loaded::clear_text() };
+        let key = ClientKey { tls: loaded, proxy: !is_loopback(url.authority()), connect: self.patience.connect };
+        if let Some(client) = self.clients.lock().get(&key) {
+            return Ok(client.clone());
+        }
+        let build = key.clone();
+        let built = tokio::task::spawn_blocking(move || build.build()).await;
+        let client = built.map_err(|error| Error::with_source(Kind::Internal, "the client was not built", error))??;
+        Ok(self.keep(key, client))
+    }
+
+    /// A client for a host of a session. Blocks: reads certificates.
+    fn client_of(&self, host: &Host) -> Result<reqwest::Client> {
+        let loaded = match host.base.scheme() {
+            "https" if host.tls == Tls::default() => Loaded::system(),
+            "https" => Loaded::read(&host.tls)?,
+            _ => Loaded::clear_text(),
+        };
+        let connect = host.dial_timeout.unwrap_or(self.patience.connect);
+        let key = ClientKey { tls: loaded, proxy: !is_loopback(host.base.authority()), connect };
+        if let Some(client) = self.clients.lock().get(&key) {
+            return Ok(client.clone());
+        }
+        let client = key.build()?;
+        Ok(self.keep(key, client))
+    }
+
+    fn keep(&self, key: ClientKey, client: reqwest::Client) -> reqwest::Client {
+        let mut clients = self.clients.lock();
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
+        clients.entry(key).or_insert(client).clone()
+    }
+
+    /// Sends one request and waits for the head of its answer, whatever its status.
+    pub(crate) async fn send(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+        body: Option<String>,
+    ) -> Result<Response> {
+        let asked = shown(&url);
+        let mut request = client.request(method, url).headers(headers);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        match tokio::time::timeout(self.patience.answer, request.send()).await {
+            Err(_) => Err(Error::deadline(format!("{asked} gave no answer in {:?}", self.patience.answer))),
+            Ok(Err(error)) => Err(transport_error(error, &asked)),
+            Ok(Ok(response)) => Ok(response),
+        }
+    }
+}
+
+impl ClientKey {
+    fn build(&self) -> Result<reqwest::Client> {
+        let builder = reqwest::Client::builder()
+            .use_preconfigured_tls(self.tls.config()?)
+            .user_agent(concat!("windlass/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(self.connect)
+            .pool_idle_timeout(Duration::from_secs(30));
+        let builder = if self.proxy { builder } else { builder.no_proxy() };
+        builder
+            .build()
+            .map_err(|error| Error::with_source(Kind::FailedPrecondition, "the HTTP client cannot be set up", error))
+    }
+}
+
+impl Session {
+    pub(super) async fn open(
+        registry: &Client,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Self> {
+        let (config, http, name) = (registry.config.clone(), registry.http.clone(), reference.host().to_owned());
+        let opened = tokio::task::spawn_blocking(move || endpoints(&config, &http, &name, credentials)).await;
+        let endpoints =
+            opened.map_err(|error| Error::with_source(Kind::Internal, "the hosts were not read", error))??;
+        Ok(Self { reference: reference.clone(), patience: registry.patience, http: registry.http.clone(), endpoints })
+    }
+
+    /// The hosts to try, in order, that `can` do what is wanted; those that lied are left out.
+    pub(crate) fn candidates(&self, can: impl Fn(&Host) -> bool) -> Vec<&Endpoint> {
+        let honest = |endpoint: &&Endpoint| !endpoint.distrusted.load(Ordering::Relaxed);
+        self.endpoints.iter().filter(honest).filter(|endpoint| can(&endpoint.host)).collect()
+    }
+
+    /// Takes a host that gave wrong bytes out of this session; false where nobody is left to ask instead.
+    pub(crate) fn distrust(&self, base: &Url) -> bool {
+        for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.host.base == *base) {
+            endpoint.distrusted.store(true, Ordering::Relaxed);
+        }
+        self.candidates(|host| host.pull).iter().any(|endpoint| !endpoint.host.alternate)
+    }
+
+    /// Asks one host after the other until one `takes` the answer; the registry's own error, the last, is the result.
+    pub(crate) async fn first<T>(
+        &self,
+        can: impl Fn(&Host) -> bool,
+        mut ask: impl AsyncFnMut(&Endpoint) -> Result<T>,
+    ) -> Result<T> {
+        let mut failed: Option<Error> = None;
+        let mut before: Vec<String> = Vec::new();
+        for endpoint in self.candidates(can) {
+            if endpoint.host.alternate && !failed.as_ref().is_some_and(may_be_the_wrong_scheme) {
+                continue;
+            }
+            match ask(endpoint).await {
+                Ok(result) => return Ok(result),
+                Err(_) if endpoint.host.alternate => {}
+                Err(error) => {
+                    tracing::debug!(host = %endpoint.host.base, %error, "a registry host failed");
+                    before.extend(failed.replace(error).map(|error| error.to_string()));
+                }
+            }
+        }
+        let error = failed.unwrap_or_else(|| {
+            Error::precondition(format!("no host is configured that serves {}", self.reference.host()))
+        });
+        if before.is_empty() {
+            return Err(error);
+        }
+        Err(error).context(|| format!("after mirrors failed ({})", before.join("; ")))
+    }
+
+    /// Asks one host, with credentials and retries; a success status is the only good end.
+    pub(crate) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Response> {
+        let attempts = match &endpoint.host {
+            host if host.alternate => 1,
+            host if host.origin => self.patience.attempts,
+            _ => self.patience.mirror_attempts,
+        };
+        let mut back_off = self.patience.back_off;
+        let mut attempt = 1;
+        loop {
+            let Refusal { error, again } = match self.ask_once(endpoint, ask).await {
+                Ok(response) => return Ok(response),
+                Err(refusal) => refusal,
+            };
+            let wait = match again {
+                Again::Soon if attempt < attempts => back_off,
+                Again::Once if attempt < attempts.min(TIMED_OUT_ATTEMPTS) => back_off,
+                Again::After(wait) if attempt < attempts && wait <= self.patience.retry_after => wait,
+                _ => return Err(error),
+            };
+            tracing::debug!(%error, ?wait, attempt, "asking again");
+            tokio::time::sleep(wait).await;
+            back_off *= 2;
+            attempt += 1;
+        }
+    }
+
+    async fn ask_once(&self, endpoint: &Endpoint, ask: &Ask) -> std::result::Result<Response, Refusal> {
+        let mut challenges = 0;
+        loop {
+            let (generation, authorization) = endpoint.authorizer.header();
+            let response = self.send_following(endpoint, ask, authorization).await.map_err(Refusal::of_transport)?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            if response.status() != StatusCode::UNAUTHORIZED || challenges == MAX_CHALLENGES {
+                return Err(Refusal::of_status(&self.http, response).await);
+            }
+            challenges += 1;
+            let headers = response.headers().clone();
+            let refused = status_error(&self.http, response).await;
+            let repository = self.reference.repository();
+            let answered = endpoint.authorizer.answer(
+                &self.http,
+                &endpoint.client,
+                &endpoint.host,
+                &headers,
+                repository,
+                generation,
+            );
+            if let Err(error) = answered.await {
+                let again = if error.kind() == Kind::Unavailable { Again::Soon } else { Again::No };
+                return Err(Refusal { error: join(refused, &error), again });
+            }
+        }
+    }
+
+    /// Sends one request and follows its redirects, leaving behind what belongs to the first host.
+    async fn send_following(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
+        if ask.from > 0 {
+            headers.insert(RANGE, range_from(ask.from)?);
+        }
+        let mut own = endpoint.host.headers.clone();
+        if let Some(authorization) = authorization {
+            own.insert(AUTHORIZATION, authorization);
+        }
+        let mut url = self.url(endpoint, &ask.path);
+        let home = url.origin();
+        for _ in 0..=MAX_REDIRECTS {
+            let at_home = url.origin() == home;
+            let client = if at_home { endpoint.client.clone() } else { self.http.client_for(&url).await? };
+            let mut sent = headers.clone();
+            if at_home {
+                sent.extend(own.clone());
+            }
+            let response = self.http.send(&client, ask.method.clone(), url.clone(), sent, None).await?;
+            let Some(next) = redirect(&url, &response)? else { return Ok(response) };
+            url = next;
+        }
+        Err(Error::unavailable(format!("{} redirects without end", shown(&url))))
+    }
+
+    fn url(&self, endpoint: &Endpoint, path: &str) -> Url {
+        let mut url = endpoint.host.base.clone();
+        let whole = format!("{}/{}/{path}", url.path().trim_end_matches('/'), self.reference.repository());
+        url.set_path(&whole);
+        if let Some(namespace) = &endpoint.host.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        url
+    }
+
+    /// Reads the whole of a small answer.
+    pub(crate) async fn read_small(&self, response: Response, limit: usize) -> Result<Vec<u8>> {
+        read_small(&self.http, response, limit).await
+    }
+}
+
+impl Refusal {
+    fn of_transport(error: Error) -> Self {
+        let again = match error.kind() {
+            Kind::Unavailable => Again::Soon,
+            Kind::DeadlineExceeded => Again::Once,
+            _ => Again::No,
+        };
+        // Whatever the connection died of, to the client the registry is not available.
+        let error = if matches!(again, Again::No) { error } else { Error::unavailable(error.to_string()) };
+        Self { error, again }
+    }
+
+    async fn of_status(http: &Http, response: Response) -> Self {
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(retry_after);
+        let transient = match response.status() {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => true,
+            status => status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED,
+        };
+        let again = match (transient, retry_after) {
+            (false, _) => Again::No,
+            (true, Some(wait)) => Again::After(wait),
+            (true, None) => Again::Soon,
+        };
+        Self { error: status_error(http, response).await, again }
+    }
+}
+
+fn endpoints(
+    config: &super::Config,
+    http: &Http,
+    registry: &str,
+    credentials: Option<Credentials>,
+) -> Result<Vec<Endpoint>> {
+    let endpoint = |host: Host| {
+        // A host that is asked in a registry's place is not that registry, whoever wrote it there.
+        let credentials = if host.namespace.is_none() { credentials.clone() } else { None };
+        let client = http.client_of(&host).context(|| format!("set up TLS for {}", shown(&host.base)))?;
+        Ok(Endpoint { client, authorizer: Authorizer::new(credentials), distrusted: AtomicBool::new(false), host })
+    };
+    hosts_for(config, registry)?.into_iter().map(endpoint).collect()
+}
+
+/// True where the error may come from speaking TLS to a host that does not, or the other way round.
+fn may_be_the_wrong_scheme(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::InvalidArgument)
+}
+
+fn redirect(from: &Url, response: &Response) -> Result<Option<Url>> {
+    use StatusCode as Code;
+    let moved =
+        [Code::MOVED_PERMANENTLY, Code::FOUND, Code::SEE_OTHER, Code::TEMPORARY_REDIRECT, Code::PERMANENT_REDIRECT];
+    if !moved.contains(&response.status()) {
+        return Ok(None);
+    }
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let target = location.and_then(|location| from.join(location).ok());
+    match target.filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some()) {
+        Some(url) => Ok(Some(url)),
+        None => Err(Error::unavailable(format!("{} redirects to nowhere", shown(from)))),
+    }
+}
+
+/// A URL as it may stand in a log: without user, password and query, which may hold signatures.
+pub(crate) fn shown(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or("?").to_owned() + &port(url), url.path())
+}
+
+fn port(url: &Url) -> String {
+    url.port().map(|port| format!(":{port}")).unwrap_or_default()
+}
+
+/// An error of the connection. Its own text is kept, its URL is not.
+pub(crate) fn transport_error(error: reqwest::Error, asked: &str) -> Error {
+    let kind = if error.is_builder() { Kind::InvalidArgument } else { Kind::Unavailable };
+    Error::with_source(kind, format!("ask {asked}"), error.without_url())
+}
+
+fn join(refused: Error, answer: &Error) -> Error {
+    Error::new(answer.kind(), format!("{refused}; {answer}"))
+}
+
+/// `Retry-After` in either form.
+fn retry_after(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = chrono::DateTime::parse_from_rfc2822(text).ok()?;
+    (at.to_utc() - chrono::Utc::now()).to_std().ok().or(Some(Duration::ZERO))
+}
+
+/// What a refusing answer means. Only the messages of the registry's own error form are quoted.
+pub(crate) async fn status_error(http: &Http, response: Response) -> Error {
+    let status = response.status();
+    let asked = shown(response.url());
+    let kind = match status {
+        StatusCode::UNAUTHORIZED => Kind::Unauthenticated,
+        StatusCode::FORBIDDEN => Kind::PermissionDenied,
+        StatusCode::NOT_FOUND | StatusCode::GONE => Kind::NotFound,
+        StatusCode::TOO_MANY_REQUESTS => Kind::ResourceExhausted,
+        StatusCode::REQUEST_TIMEOUT => Kind::Unavailable,
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Kind::Unimplemented,
+        StatusCode::RANGE_NOT_SATISFIABLE => Kind::OutOfRange,
+        StatusCode::BAD_REQUEST => Kind::InvalidArgument,
+        status if status.is_server_error() => Kind::Unavailable,
+        _ => Kind::Unknown,
+    };
+    let told = match read_small(http, response, MAX_REFUSAL).await {
+        Ok(body) => refusal_message(&body),
+        Err(_) => String::new(),
+    };
+    Error::new(kind, format!("{asked} answered {status}{told}"))
+}
+
+fn refusal_message(body: &[u8]) -> String {
+    let Ok(body) = serde_json::from_slice::<RefusalBody>(body) else { return String::new() };
+    let told =
+        body.errors.iter().map(|error| format!("{} {}", error.code, error.message)).next().unwrap_or(body.details);
+    let told: String = told.chars().filter(|c| !c.is_control()).take(300).collect();
+    if told.trim().is_empty() { String::new() } else { format!(" ({})", told.trim()) }
+}
+
+/// Reads an answer that must not be longer than `limit` bytes, each piece within the time for an answer.
+pub(crate) async fn read_small(http: &Http, mut response: Response, limit: usize) -> Result<Vec<u8>> {
+    let asked = shown(response.url());
+    let too_long = || Error::data_loss(format!("the answer of {asked} is longer than {limit} bytes"));
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(too_long());
+    }
+    let mut body = Vec::new();
+    while let Some(piece) = next_piece(&mut response, http.patience.answer).await? {
+        if body.len() + piece.len() > limit {
+            return Err(too_long());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+/// The next bytes of a body; `DeadlineExceeded` when none come within `patience`.
+pub(crate) async fn next_piece(response: &mut Response, patience: Duration) -> Result<Option<Bytes>> {
+    match tokio::time::timeout(patience, response.chunk()).await {
+        Err(_) => Err(Error::deadline(format!("{} sent nothing for {patience:?}", shown(response.url())))),
+        Ok(Err(error)) => Err(transport_error(error, &shown(response.url()))),
+        Ok(Ok(piece)) => Ok(piece),
+    }
+}
+
+fn range_from(first: u64) -> Result<HeaderValue> {
+    let text = format!("bytes={first}-");
+    HeaderValue::try_from(text).map_err(|error| Error::with_source(Kind::Internal, "a range is no header", error))
+}
