@@ -6,3 +6,6 @@ pub mod conf;
 pub mod pod;
 
 pub use pod::{Attachment, Network};
+
+#[cfg(test)]
+mod real_tests;

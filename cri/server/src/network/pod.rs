@@ -54,6 +54,12 @@ impl Network {
         Ok(Self { folder: config.cni_conf_dir.clone(), plugins: Plugins { folders, timeout: PLUGIN_TIMEOUT } })
     }
 
+    /// For tests, which have plugins of their own.
+    #[cfg(test)]
+    pub(super) fn of(folder: PathBuf, plugins: Plugins) -> Self {
+        Self { folder, plugins }
+    }
+
     /// The network that the next pod is attached to. An error is the reason why the node's network is not ready.
     ///
     /// # Errors
