@@ -38,9 +38,14 @@ impl Server {
         info!(pod = %pod.id, rung = ?pod.rung, "take down a pod that was left half way");
         let (server, id) = (self.clone(), pod.id.clone());
         self.verbs.begin(crate::pod::subject(&pod.name), "recover", async move {
-            let done = if forget { server.clear_pod(&id).await } else { server.bring_down(&id).await.map(drop) };
+            let done = server.take_down_left(&id, forget).await;
             done.inspect_err(|error| warn!(pod = %id, %error, "a pod that was left half way is not all down"))
         });
+    }
+
+    async fn take_down_left(&self, id: &Id, forget: bool) -> Result<()> {
+        self.network.end_leftover(id).await?;
+        if forget { self.clear_pod(id).await } else { self.bring_down(id).await.map(drop) }
     }
 
     /// Removes pins and files of pods that have no record. Blocks.

@@ -3,6 +3,7 @@
 pub mod bandwidth;
 pub mod cni;
 pub mod conf;
+mod leftover;
 pub mod pod;
 
 pub use pod::{Attachment, Network};

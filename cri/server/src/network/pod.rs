@@ -10,13 +10,15 @@ use windlass_model::{Error, Id, Result};
 
 use super::cni::{Call, Plugins};
 use super::conf::NetworkList;
+use super::leftover;
 use crate::ServerConfig;
+use crate::pod::blocking;
 
 /// The pod's interface inside its namespace, as Kubernetes expects it.
 const INTERFACE: &str = "eth0";
 
 /// The time for one plugin. The kubelet waits 240 s for the whole of RunPodSandbox.
-const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The node's network: which configuration is in force and where its plugins are.
 #[derive(Clone, Debug)]
@@ -72,7 +74,7 @@ impl Network {
             this.plugins.installed(&list)?;
             Ok(list)
         };
-        tokio::task::spawn_blocking(load).await.map_err(|_| Error::internal("reading the network panicked"))?
+        blocking(load).await
     }
 
     /// Attaches a pod whose namespace is pinned; the answer belongs into [`Attachment::result`].
@@ -95,6 +97,16 @@ impl Network {
     pub async fn detach(&self, id: &Id, attachment: &Attachment) -> Result<()> {
         let alive = windlass_sys::netns::is_pinned(&attachment.netns);
         self.plugins.del(&attachment.call(id, alive), attachment.result.as_ref()).await
+    }
+
+    /// Ends plugins that a killed daemon left at work for a pod; comes before the [`Network::detach`] of a pod that was
+    /// found half way after a start.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::Unavailable`] where a plugin does not die.
+    pub async fn end_leftover(&self, id: &Id) -> Result<()> {
+        let id = id.clone();
+        blocking(move || leftover::end(&id)).await
     }
 
     /// Asks the plugins whether the attachment is as they made it.

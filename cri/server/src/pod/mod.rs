@@ -19,6 +19,7 @@ use windlass_engine::Durability;
 use windlass_model::{Error, Id, Result};
 
 use crate::Server;
+pub(crate) use ladder::blocking;
 pub(crate) use record::{Pod, PodFiles, Rung, Step};
 
 /// How many letters of an id are enough to ask for, where no other id begins with them.

@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::json;
+use tokio::time::timeout;
 use windlass_cri_api::v1;
 use windlass_model::{Error, Result, Timestamp};
 
 use super::record::Pod;
 use crate::Server;
+
+/// How long a verbose status waits for the plugins' CHECK.
+const CHECK: Duration = Duration::from_secs(5);
 
 impl Server {
     /// One pod's status.
@@ -66,6 +71,15 @@ impl Server {
         let metadata = pod.metadata();
         let pid = self.tenant.tasks().sandbox_pid(&pod.id).await.unwrap_or(0);
         let netns = pod.attachment.as_ref().map(|attachment| &attachment.netns);
+        let check = match &pod.attachment {
+            Some(attachment) => timeout(CHECK, self.network.check(&pod.id, attachment)).await,
+            None => Ok(Ok(())),
+        };
+        let check = match check {
+            Ok(Ok(())) => "ok".to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("took longer than {CHECK:?}"),
+        };
         let info = json!({
             "pid": pid,
             "rung": pod.rung,
@@ -74,6 +88,7 @@ impl Server {
             "netns": netns,
             "netnsClosed": netns.is_some_and(|path| !windlass_sys::netns::is_pinned(path)),
             "network": pod.attachment.as_ref().map(|attachment| &attachment.list.name),
+            "cniCheck": check,
             "cniResult": pod.attachment.as_ref().and_then(|attachment| attachment.result.as_ref()),
             "files": super::PodFiles::of(&self.config.state, &pod.id).folder,
             "config": {
