@@ -1,15 +1,15 @@
 //! Opens a root folder and holds what all tenants share.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use windlass_model::{Error, Kind, Namespace, Result, snapshotter::Snapshotter};
+use windlass_model::{Context, Error, Kind, Namespace, Result, snapshotter::Snapshotter};
+use windlass_sys::fs::Lock;
 
 use crate::events::Events;
 use crate::gc::{self, GcStats};
-use crate::meta;
+use crate::meta::{self, Sequence, schema::setting};
 use crate::namespaces::Namespaces;
 use crate::{Tenant, content, images, registry, snapshots, tasks};
 
@@ -45,7 +45,7 @@ pub(crate) struct Inner {
     pub(crate) registry: registry::Client,
     pub(crate) roster: tasks::Roster,
     /// Last, so that it is released after everything else was closed.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Core {
@@ -54,8 +54,27 @@ impl Core {
     /// # Errors
     /// [`Kind::FailedPrecondition`] where another process holds the root or a newer version wrote the database.
     pub async fn open(options: Options) -> Result<Self> {
-        let _ = options;
-        Err(Error::unimplemented("Core::open"))
+        let (root, state) = (options.root.clone(), options.state.clone());
+        let lock = blocking(move || {
+            std::fs::create_dir_all(&state).context(|| format!("make {}", state.display()))?;
+            std::fs::create_dir_all(&root).context(|| format!("make {}", root.display()))?;
+            windlass_sys::fs::lock_exclusive(&root.join("lock")).context(|| "another daemon uses this root".into())
+        })
+        .await?;
+        let db = meta::Db::open(&options.root.join("meta")).await?;
+        match Inner::open(options, db.clone(), lock).await {
+            Ok(inner) => {
+                let core = Self(Arc::new(inner));
+                core.0.collector.start(Arc::downgrade(&core.0));
+                // What became garbage in a crash goes soon.
+                core.0.collector.nudge();
+                Ok(core)
+            }
+            Err(error) => {
+                db.close().await;
+                Err(error)
+            }
+        }
     }
 
     /// The records of one namespace.
@@ -103,7 +122,41 @@ impl Core {
 
     /// Ends background work and waits until everything acknowledged is written. The root is free for another core once
     /// all clones of this one are gone.
-    pub async fn close(self) {}
+    pub async fn close(self) {
+        self.0.collector.stop().await;
+        self.0.roster.close().await;
+        self.0.db.close().await;
+    }
+}
+
+impl Inner {
+    async fn open(options: Options, db: meta::Db, lock: Lock) -> Result<Self> {
+        let Options { root, state, drivers, registry, shim } = options;
+        let events = Events::new(Sequence::open(&db, setting::EVENTS, 0).await?);
+        let blobs = content::Blobs::open(&root.join("content"), &db).await?;
+        let snapshots = snapshots::Shared::open(&db, &drivers).await?;
+        let mut by_name = BTreeMap::new();
+        for driver in drivers {
+            if let Some(twin) = by_name.insert(driver.name().to_owned(), driver) {
+                return Err(Error::invalid(format!("there are two snapshot drivers {:?}", twin.name())));
+            }
+        }
+        let roster = tasks::Roster::open(state.clone(), shim, events.clone()).await?;
+        Ok(Self {
+            root,
+            state,
+            db,
+            events,
+            blobs,
+            drivers: by_name,
+            snapshots,
+            details: images::Details::default(),
+            collector: gc::Collector::default(),
+            registry: registry::Client::new(registry),
+            roster,
+            _lock: lock,
+        })
+    }
 }
 
 /// The one door for blocking work (files, drivers): runs `work` on a thread that may wait.

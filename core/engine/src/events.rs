@@ -43,8 +43,7 @@ impl Events {
     pub fn publish(&self, namespace: &Namespace, event: Event) -> u64 {
         let sequence = self.0.sequence.lock();
         let number = sequence.take();
-        let envelope =
-            Envelope { sequence: number, timestamp: Timestamp::now(), namespace: namespace.clone(), event };
+        let envelope = Envelope { sequence: number, timestamp: Timestamp::now(), namespace: namespace.clone(), event };
         // An error means that nobody listens.
         let _ = self.0.sender.send(Arc::new(envelope));
         number

@@ -108,8 +108,7 @@ impl Leases {
         check_labels(&labels)?;
         let record = LeaseRecord { labels, created_at: Timestamp::now() };
         record.expires()?;
-        let (events, namespace, id) =
-            (self.tenant.events().clone(), self.tenant.namespace().clone(), id.clone());
+        let (events, namespace, id) = (self.tenant.events().clone(), self.tenant.namespace().clone(), id.clone());
         let change = move |tx: &mut Tx<'_>| {
             let key = (namespace, id);
             if tx.has(&LEASES, &key)? {
@@ -136,11 +135,8 @@ impl Leases {
     /// All leases, in the order of their ids.
     pub async fn list(&self) -> Result<Vec<Lease>> {
         let found = self.tenant.core.0.db.view().scan(&LEASES, self.tenant.namespace())?;
-        let lease = |((_, id), record): (_, LeaseRecord)| Lease {
-            id,
-            labels: record.labels,
-            created_at: record.created_at,
-        };
+        let lease =
+            |((_, id), record): (_, LeaseRecord)| Lease { id, labels: record.labels, created_at: record.created_at };
         Ok(found.into_iter().map(lease).collect())
     }
 

@@ -2,6 +2,7 @@
 
 use windlass_model::{Namespace, Result};
 
+use crate::Core;
 use crate::containers::Containers;
 use crate::content;
 use crate::events::Events;
@@ -10,7 +11,6 @@ use crate::leases::Leases;
 use crate::sandboxes::Sandboxes;
 use crate::snapshots::Snapshots;
 use crate::tasks::Tasks;
-use crate::Core;
 
 /// A namespace of a [`Core`]; cheap to clone.
 #[derive(Clone)]

@@ -4,8 +4,9 @@ mod blobs;
 mod ingest;
 mod store;
 
-pub(crate) use blobs::Blobs;
+pub(crate) use blobs::{Blobs, Sealed};
+pub(crate) use ingest::expire;
 pub use ingest::{IngestStatus, Writer};
 pub use store::{BlobRecord, Info, Store};
-pub(crate) use blobs::Sealed;
-pub(crate) use store::{adopt, record};
+#[allow(unused_imports, reason = "the pieces of a pull's one batch")]
+pub(crate) use store::{adopt, record, remove};

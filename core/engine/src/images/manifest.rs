@@ -1,25 +1,173 @@
-//! Manifests and indexes.
-use windlass_model::{Descriptor, Error, Platform, Result};
+//! Manifests and indexes: what they point at (OCI image spec 1.1 `manifest.md` and `image-index.md`, Docker schema 2).
+//!
+//! They come from strangers. A document is either kind only by its own fields: one that has the fields of both is refused,
+//! because two readers could see two images in it, and so is one whose kind is not the one it was announced as.
+
+use serde::Deserialize;
+use windlass_model::{Descriptor, Error, Kind, Platform, Result};
 
 /// The largest manifest or index that is read, in bytes.
 pub const MAX_MANIFEST: u64 = 4 << 20;
 /// The largest image configuration that is read, in bytes.
 pub const MAX_CONFIG: u64 = 4 << 20;
+/// The most layers an image may have; overlayfs stops at 500 and nobody comes near.
+const MAX_LAYERS: usize = 512;
 
-/// A parsed manifest or index (OCI or Docker schema 2).
+const INDEXES: [&str; 2] =
+    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
+const MANIFESTS: [&str; 2] =
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+
+/// A parsed manifest or index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Document { 
+pub enum Document {
     /// One image.
-    Manifest(Manifest), 
+    Manifest(Manifest),
     /// One image for each platform.
-    Index(Vec<Descriptor>) 
+    Index(Vec<Descriptor>),
 }
+
 /// One image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest { pub config: Descriptor, pub layers: Vec<Descriptor> }
-impl Document {
-    /// Parses and checks; DataLoss... `media_type` as the descriptor or the registry says, may be empty.
-    pub fn parse(bytes: &[u8], media_type: &str) -> Result<Self> { let _ = (bytes, media_type); Err(Error::unimplemented("parse")) }
+pub struct Manifest {
+    /// The configuration, whose digest is the image's id.
+    pub config: Descriptor,
+    /// The layers, lowest first.
+    pub layers: Vec<Descriptor>,
 }
-/// The entry of an index for `platform`: exact variant before any variant, NotFound where there is none.
-pub fn choose<'a>(entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> { let _ = (entries, platform); Err(Error::unimplemented("choose")) }
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    #[serde(default)]
+    schema_version: u64,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    manifests: Option<Vec<Descriptor>>,
+}
+
+impl Document {
+    /// Parses and checks a document. `media_type` is what the descriptor or the registry called it; empty where nobody
+    /// said.
+    ///
+    /// # Errors
+    /// [`Kind::DataLoss`] for what is no manifest or index, [`Kind::Unimplemented`] for Docker's schema 1.
+    pub fn parse(bytes: &[u8], media_type: &str) -> Result<Self> {
+        let raw: Raw = serde_json::from_slice(bytes)
+            .map_err(|error| Error::with_source(Kind::DataLoss, "a manifest cannot be parsed", error))?;
+        if raw.schema_version == 1 {
+            return Err(Error::unimplemented("manifests of Docker's schema 1 are not supported"));
+        }
+        let wrong = |why: &str| Err(Error::data_loss(format!("a manifest {why}")));
+        let names = [Some(media_type), raw.media_type.as_deref()];
+        let called = |kinds: &[&str; 2]| names.iter().flatten().any(|name| kinds.contains(name));
+        match (raw.manifests, raw.config, raw.layers) {
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) => wrong("has the fields of an index, too"),
+            (Some(manifests), None, None) if !called(&MANIFESTS) => Ok(Self::Index(manifests)),
+            (None, Some(config), Some(layers)) if !called(&INDEXES) => {
+                if layers.len() > MAX_LAYERS {
+                    return wrong(&format!("has {} layers, at most {MAX_LAYERS} are supported", layers.len()));
+                }
+                Ok(Self::Manifest(Manifest { config, layers }))
+            }
+            (None, _, _) => wrong("has no config, no layers, or is called an index"),
+            (Some(_), ..) => wrong("is called a manifest but has the fields of an index"),
+        }
+    }
+}
+
+/// The entry of an index for `platform`: one of exactly its variant before one of any, and one without a platform last.
+///
+/// # Errors
+/// [`Kind::NotFound`] where the index has none.
+pub fn choose<'a>(entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> {
+    let is_image = |entry: &&Descriptor| {
+        entry.media_type.is_empty()
+            || MANIFESTS.contains(&entry.media_type.as_str())
+            || INDEXES.contains(&entry.media_type.as_str())
+    };
+    let find = |fits: &dyn Fn(Option<&Platform>) -> bool| {
+        entries.iter().filter(is_image).find(|entry| fits(entry.platform.as_ref()))
+    };
+    find(&|offered| offered == Some(platform))
+        .or_else(|| find(&|offered| offered.is_some_and(|offered| platform.accepts(offered))))
+        .or_else(|| find(&|offered| offered.is_none()))
+        .ok_or_else(|| {
+            let Platform { os, architecture, variant } = platform;
+            let offered: Vec<_> = entries
+                .iter()
+                .filter_map(|entry| entry.platform.as_ref())
+                .map(|offered| format!("{}/{}", offered.os, offered.architecture))
+                .collect();
+            Error::not_found(format!(
+                "the image is not made for {os}/{architecture} {variant}, but for {}",
+                offered.join(", ")
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windlass_model::Digest;
+
+    fn entry(name: &str, platform: Option<(&str, &str)>) -> Descriptor {
+        Descriptor {
+            media_type: MANIFESTS[0].into(),
+            digest: Digest::of(name.as_bytes()),
+            size: 1,
+            platform: platform.map(|(architecture, variant)| Platform {
+                os: "linux".into(),
+                architecture: architecture.into(),
+                variant: variant.into(),
+            }),
+            annotations: Default::default(),
+            urls: Vec::new(),
+        }
+    }
+
+    fn json(value: serde_json::Value) -> Vec<u8> {
+        serde_json::to_vec(&value).unwrap()
+    }
+
+    #[test]
+    fn documents_are_told_apart_by_their_fields() {
+        let (config, layer) = (entry("config", None), entry("layer", None));
+        let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+        assert!(matches!(Document::parse(&json(manifest.clone()), "").unwrap(), Document::Manifest(_)));
+        assert!(Document::parse(&json(manifest.clone()), INDEXES[0]).is_err());
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": [layer]});
+        assert!(matches!(Document::parse(&json(index.clone()), INDEXES[1]).unwrap(), Document::Index(_)));
+        assert!(Document::parse(&json(index), MANIFESTS[1]).is_err());
+        let mut both = manifest;
+        both["manifests"] = serde_json::json!([layer]);
+        assert!(Document::parse(&json(both), "").is_err());
+    }
+
+    #[test]
+    fn rubbish_is_refused() {
+        for bad in ["", "{}", "[]", "null", r#"{"schemaVersion":1}"#, r#"{"manifests":[{"size":-1}]}"#] {
+            assert!(Document::parse(bad.as_bytes(), "").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_platform_wins() {
+        let host = Platform { os: "linux".into(), architecture: "arm64".into(), variant: "v8".into() };
+        let entries = [
+            entry("none", None),
+            entry("other", Some(("amd64", ""))),
+            entry("any", Some(("arm64", ""))),
+            entry("exact", Some(("arm64", "v8"))),
+        ];
+        assert_eq!(choose(&entries, &host).unwrap().digest, Digest::of(b"exact"));
+        assert_eq!(choose(&entries[..3], &host).unwrap().digest, Digest::of(b"any"));
+        assert_eq!(choose(&entries[..2], &host).unwrap().digest, Digest::of(b"none"));
+        assert_eq!(choose(&entries[1..2], &host).unwrap_err().kind(), Kind::NotFound);
+    }
+}

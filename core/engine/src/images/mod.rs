@@ -7,6 +7,6 @@ mod unpack;
 
 pub(crate) use image::{Details, put};
 pub use image::{ImageDetail, ImageRecord, Images};
-pub use manifest::{Document, Manifest};
+pub use manifest::{Document, MAX_CONFIG, MAX_MANIFEST, Manifest, choose};
 #[allow(unused_imports, reason = "what pulls are asked with is defined beside the pull")]
 pub use pull::*;

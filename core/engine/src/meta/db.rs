@@ -1,10 +1,30 @@
 //! One writer thread in front of RocksDB: closures in, groups of them out as one write each.
+//!
+//! A caller queues a closure and waits. The writer thread takes what is queued, runs the closures one after the other
+//! (each sees what the ones before it wrote), and writes all of it as one RocksDB batch without syncing. Callers of
+//! [`Durability::Crash`] have their answer then. Those of [`Durability::Power`] go on to the syncing thread, which syncs
+//! the write-ahead log once for all that have gathered there. So a slow disk delays those who asked for it and nobody
+//! else, and many callers share one sync.
+//!
+//! A closure that fails leaves nothing behind. One that was queued runs even if its caller no longer waits.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use windlass_model::{Error, Result};
-use super::{Key, Reader, Table};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use windlass_model::{Context, Error, Result};
+
+use super::rocks::{Rocks, rocks_error};
+use super::{Key, Reader, Table, migrate};
+
+/// How many callers may wait before the next one waits to be let in; also the largest group.
+const QUEUE: usize = 1024;
 
 /// How much a write must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,40 +37,397 @@ pub enum Durability {
 
 /// The database; clones are the same one.
 #[derive(Clone)]
-pub struct Db(Arc<()>);
+pub struct Db(Arc<Inner>);
 
-/// Counters of what the database did, for tests and metrics.
+struct Inner {
+    rocks: Arc<Rocks>,
+    queue: mpsc::Sender<Message>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    counters: Arc<Counters>,
+}
+
+/// What the database did since it was opened, for tests and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Metrics { pub updates: u64, pub writes: u64, pub syncs: u64 }
+pub struct Metrics {
+    /// Closures that were run.
+    pub updates: u64,
+    /// Batches written: one for each group that changed anything.
+    pub writes: u64,
+    /// Syncs of the write-ahead log.
+    pub syncs: u64,
+}
 
-/// A transaction: sees the committed state, the earlier closures of its group, and its own writes.
-pub struct Tx<'a> { own: BTreeMap<Vec<u8>, Option<Vec<u8>>>, _a: &'a () }
+#[derive(Default)]
+struct Counters {
+    updates: AtomicU64,
+    writes: AtomicU64,
+    syncs: AtomicU64,
+}
 
-/// The committed state at one moment.
-pub struct View<'a>(&'a ());
+/// The committed state at one moment. Later writes do not show.
+pub struct View<'a>(rocksdb::Snapshot<'a>);
+
+/// A transaction: sees the committed state, the closures before it in its group, and its own writes.
+pub struct Tx<'a> {
+    rocks: &'a Rocks,
+    group: &'a Writes,
+    own: Writes,
+    after: Vec<After>,
+}
+
+/// New values by key; `None` is a deletion.
+type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// What is done once a transaction is as durable as asked.
+type After = Box<dyn FnOnce() + Send>;
+/// Tells the caller; gets the error that the whole group met, if any.
+type Answer = Box<dyn FnOnce(Result<()>) + Send>;
+/// Runs a caller's closure; the answer is held back until the write is done. Fails where the closure failed.
+type Change = Box<dyn FnOnce(&mut Tx<'_>) -> (Answer, bool) + Send>;
+
+enum Message {
+    Change(Durability, Change),
+    Stop,
+}
+
+/// What waits for a sync.
+struct Pending {
+    after: Vec<After>,
+    answer: Answer,
+}
 
 impl Db {
-    pub async fn open(folder: &Path) -> Result<Self> { let _ = folder; Err(Error::unimplemented("Db::open")) }
-    #[cfg(test)]
-    pub(super) fn open_raw(folder: &Path) -> Result<Self> { let _ = folder; Err(Error::unimplemented("Db::open")) }
-    pub async fn update<T: Send + 'static>(&self, durability: Durability, change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static) -> Result<T> { let _ = (durability, change); Err(Error::unimplemented("Db::update")) }
-    pub fn post(&self, durability: Durability, change: impl FnOnce(&mut Tx<'_>) -> Result<()> + Send + 'static) -> Result<()> { let _ = (durability, change); Err(Error::unimplemented("Db::post")) }
-    pub fn view(&self) -> View<'_> { View(&()) }
-    pub fn read<T>(&self, look: impl FnOnce(&View<'_>) -> Result<T>) -> Result<T> { look(&self.view()) }
-    pub fn metrics(&self) -> Metrics { Metrics::default() }
-    pub async fn close(&self) {}
+    /// Opens the database in `folder`, makes it where it is missing, and brings its layout up to date.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::FailedPrecondition`] where a later version wrote it, [`windlass_model::Kind::DataLoss`] where it is damaged.
+    pub async fn open(folder: &Path) -> Result<Self> {
+        let path = folder.to_owned();
+        let db = crate::blocking(move || Self::open_raw(&path)).await?;
+        if let Err(error) = migrate::run(&db).await {
+            db.close().await;
+            return Err(error);
+        }
+        Ok(db)
+    }
+
+    /// Opens the database without looking at its layout.
+    pub(super) fn open_raw(folder: &Path) -> Result<Self> {
+        let rocks = Arc::new(super::rocks::open(folder)?);
+        let counters = Arc::new(Counters::default());
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (to_sync, pending) = mpsc::unbounded_channel();
+        let syncer = Syncer { rocks: rocks.clone(), counters: counters.clone(), pending };
+        let writer = Writer { rocks: rocks.clone(), counters: counters.clone(), messages, to_sync };
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(run).context(|| format!("start thread {name}"))
+        };
+        let threads = vec![
+            spawn("meta-write", Box::new(move || writer.run()))?,
+            spawn("meta-sync", Box::new(move || syncer.run()))?,
+        ];
+        Ok(Self(Arc::new(Inner { rocks, queue, threads: Mutex::new(threads), counters })))
+    }
+
+    /// Runs `change` on the writer thread, alone among all writers, and writes what it wrote, all or nothing.
+    ///
+    /// `change` runs to its end even if the caller stops waiting. It must not block for long: every writer waits for it.
+    ///
+    /// # Errors
+    /// What `change` answers; [`windlass_model::Kind::ResourceExhausted`] for a full disk; [`windlass_model::Kind::Unavailable`] after [`Db::close`].
+    pub async fn update<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (tell, told) = oneshot::channel();
+        let message = Message::Change(durability, boxed(change, move |result| drop(tell.send(result))));
+        self.0.queue.send(message).await.map_err(|_| shut())?;
+        told.await.map_err(|_| shut())?
+    }
+
+    /// Queues `change` without waiting for its outcome; an error of its own is logged.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::Unavailable`] where the queue is full or closed.
+    pub fn post(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&mut Tx<'_>) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let log = |result: Result<()>| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "a posted change of records failed");
+            }
+        };
+        self.0.queue.try_send(Message::Change(durability, boxed(change, log))).map_err(|_| shut())
+    }
+
+    /// The committed state as it is now; blocks at most for a read of the disk.
+    pub fn view(&self) -> View<'_> {
+        View(self.0.rocks.snapshot())
+    }
+
+    /// Looks at the committed state as it is now.
+    ///
+    /// # Errors
+    /// What `look` answers.
+    pub fn read<T>(&self, look: impl FnOnce(&View<'_>) -> Result<T>) -> Result<T> {
+        look(&self.view())
+    }
+
+    /// What was done since the database was opened.
+    pub fn metrics(&self) -> Metrics {
+        let counters = &self.0.counters;
+        Metrics {
+            updates: counters.updates.load(Ordering::Relaxed),
+            writes: counters.writes.load(Ordering::Relaxed),
+            syncs: counters.syncs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Does what is queued, then takes no more. The files are closed when the last clone is gone.
+    pub async fn close(&self) {
+        // An error means that it is closed already.
+        let _ = self.0.queue.send(Message::Stop).await;
+        let threads = std::mem::take(&mut *self.0.threads.lock());
+        let joined = crate::blocking(move || {
+            threads
+                .into_iter()
+                .try_for_each(JoinHandle::join)
+                .map_err(|_| Error::internal("a database thread panicked"))
+        });
+        if let Err(error) = joined.await {
+            tracing::error!(%error, "closing the database");
+        }
+    }
+}
+
+fn shut() -> Error {
+    Error::unavailable("the database is shut or its queue is full")
+}
+
+/// Joins a closure with the way to tell its outcome.
+fn boxed<T: Send + 'static>(
+    change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    tell: impl FnOnce(Result<T>) + Send + 'static,
+) -> Change {
+    Box::new(move |tx| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| change(tx)))
+            .unwrap_or_else(|_| Err(Error::internal("a change of records panicked")));
+        let good = outcome.is_ok();
+        let answer: Answer = Box::new(move |written| tell(outcome.and_then(|value| written.map(|()| value))));
+        (answer, good)
+    })
+}
+
+/// The writer thread's state.
+struct Writer {
+    rocks: Arc<Rocks>,
+    counters: Arc<Counters>,
+    messages: mpsc::Receiver<Message>,
+    to_sync: mpsc::UnboundedSender<Pending>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(first) = self.messages.blocking_recv() {
+            let mut group = Group::default();
+            let mut message = Some(first);
+            let mut stop = false;
+            while let Some(next) = message {
+                match next {
+                    Message::Change(durability, change) => group.add(&self.rocks, durability, change),
+                    Message::Stop => stop = true,
+                }
+                self.counters.updates.fetch_add(u64::from(!stop), Ordering::Relaxed);
+                message = if stop || group.members.len() >= QUEUE { None } else { self.messages.try_recv().ok() };
+            }
+            self.write(group);
+            if stop {
+                return;
+            }
+        }
+    }
+
+    /// Writes the group as one batch; answers those who asked for [`Durability::Crash`], passes on the others.
+    fn write(&self, group: Group) {
+        let written = if group.writes.is_empty() { Ok(()) } else { self.write_batch(&group.writes) };
+        for Member { durability, after, answer, good } in group.members {
+            match &written {
+                // A closure that failed has nothing to wait for, and its answer is its own error.
+                Ok(()) if good && durability == Durability::Power => {
+                    // The syncing thread lives as long as this sender.
+                    let _ = self.to_sync.send(Pending { after, answer });
+                }
+                Ok(()) => finish(after, answer),
+                Err(error) => answer(Err(error.share())),
+            }
+        }
+    }
+
+    fn write_batch(&self, writes: &Writes) -> Result<()> {
+        let mut batch = rocksdb::WriteBatch::default();
+        for (key, value) in writes {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        self.rocks.write(batch).map_err(|error| rocks_error("write records", error))
+    }
+}
+
+/// The closures that were run since the last write.
+#[derive(Default)]
+struct Group {
+    writes: Writes,
+    members: Vec<Member>,
+}
+
+struct Member {
+    durability: Durability,
+    after: Vec<After>,
+    answer: Answer,
+    good: bool,
+}
+
+impl Group {
+    fn add(&mut self, rocks: &Rocks, durability: Durability, change: Change) {
+        let mut tx = Tx { rocks, group: &self.writes, own: Writes::new(), after: Vec::new() };
+        let (answer, good) = change(&mut tx);
+        let Tx { own, mut after, .. } = tx;
+        if good {
+            self.writes.extend(own);
+        } else {
+            after.clear();
+        }
+        self.members.push(Member { durability, after, answer, good });
+    }
+}
+
+/// The syncing thread's state.
+struct Syncer {
+    rocks: Arc<Rocks>,
+    counters: Arc<Counters>,
+    pending: mpsc::UnboundedReceiver<Pending>,
+}
+
+impl Syncer {
+    fn run(mut self) {
+        while let Some(first) = self.pending.blocking_recv() {
+            let mut gathered = vec![first];
+            while let Ok(next) = self.pending.try_recv() {
+                gathered.push(next);
+            }
+            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+            let synced = self.rocks.flush_wal(true).map_err(|error| rocks_error("sync records", error));
+            for Pending { after, answer } in gathered {
+                match &synced {
+                    Ok(()) => finish(after, answer),
+                    Err(error) => answer(Err(error.share())),
+                }
+            }
+        }
+    }
+}
+
+fn finish(after: Vec<After>, answer: Answer) {
+    for act in after {
+        if catch_unwind(AssertUnwindSafe(act)).is_err() {
+            tracing::error!("what follows a change of records panicked");
+        }
+    }
+    answer(Ok(()));
 }
 
 impl Tx<'_> {
-    pub fn put<K: Key, V: serde::Serialize>(&mut self, table: &Table<K, V>, key: &K, value: &V) -> Result<()> { self.own.insert(table.key(key), Some(table.bytes(value)?)); Ok(()) }
-    pub fn delete<K: Key, V>(&mut self, table: &Table<K, V>, key: &K) { self.own.insert(table.key(key), None); }
-    pub fn after_commit(&mut self, act: impl FnOnce() + Send + 'static) { let _ = act; }
+    /// Writes the record under `key`, new or not.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::Internal`] where the value has no JSON form.
+    pub fn put<K: Key, V: Serialize>(&mut self, table: &Table<K, V>, key: &K, value: &V) -> Result<()> {
+        self.own.insert(table.key(key), Some(table.bytes(value)?));
+        Ok(())
+    }
+
+    /// Deletes the record under `key`, if there is one.
+    pub fn delete<K: Key, V>(&mut self, table: &Table<K, V>, key: &K) {
+        self.own.insert(table.key(key), None);
+    }
+
+    /// Does `act` once the transaction is as durable as asked, before its caller is told; never if it fails. `act` runs
+    /// on a thread of the database and must not wait.
+    pub fn after_commit(&mut self, act: impl FnOnce() + Send + 'static) {
+        self.after.push(Box::new(act));
+    }
 }
+
 impl Reader for Tx<'_> {
-    fn bytes(&self, _key: &[u8]) -> Result<Option<Vec<u8>>> { Ok(None) }
-    fn range(&self, _prefix: &[u8], _each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> { Ok(()) }
+    fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.own.get(key).or_else(|| self.group.get(key)) {
+            Some(value) => Ok(value.clone()),
+            None => self.rocks.get(key).map_err(|error| rocks_error("read a record", error)),
+        }
+    }
+
+    fn range(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+        // What is not written yet hides what is.
+        let mut newer: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        for writes in [self.group, &self.own] {
+            let from = writes.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+            newer.extend(
+                from.take_while(|(key, _)| key.starts_with(prefix))
+                    .map(|(key, value)| (key.as_slice(), value.as_deref())),
+            );
+        }
+        let mut newer = newer.into_iter().peekable();
+        let mut more = true;
+        walk(self.rocks.raw_iterator_opt(super::rocks::scanning(prefix)), prefix, &mut |key, value| {
+            while let Some((new_key, new_value)) = newer.next_if(|(new_key, _)| *new_key <= key) {
+                if let Some(new_value) = new_value {
+                    more = each(new_key, new_value)?;
+                }
+                if new_key == key || !more {
+                    return Ok(more);
+                }
+            }
+            more = each(key, value)?;
+            Ok(more)
+        })?;
+        for (key, value) in newer {
+            if let Some(value) = value.filter(|_| more) {
+                more = each(key, value)?;
+            }
+        }
+        Ok(())
+    }
 }
+
 impl Reader for View<'_> {
-    fn bytes(&self, _key: &[u8]) -> Result<Option<Vec<u8>>> { Ok(None) }
-    fn range(&self, _prefix: &[u8], _each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> { Ok(()) }
+    fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.0.get(key).map_err(|error| rocks_error("read a record", error))
+    }
+
+    fn range(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+        walk(self.0.raw_iterator_opt(super::rocks::scanning(prefix)), prefix, each)
+    }
 }
+
+fn walk(
+    mut cursor: rocksdb::DBRawIterator<'_>,
+    prefix: &[u8],
+    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+) -> Result<()> {
+    cursor.seek(prefix);
+    while let Some((key, value)) = cursor.item() {
+        if !key.starts_with(prefix) || !each(key, value)? {
+            return Ok(());
+        }
+        cursor.next();
+    }
+    cursor.status().map_err(|error| rocks_error("read records", error))
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod db;
 mod migrate;
+mod rocks;
 pub(crate) mod schema;
 mod sequence;
 mod table;
