@@ -1,1 +1,18 @@
-//! windlass-cri
+//! The CRI server: the kubelet's verbs over one tenant of the engine.
+//!
+//! A call enters in [`server`], one line per RPC, and goes to the file that has the verb's name: `pod/run.rs`,
+//! `container/create.rs`, `image/pull.rs`. Plans check a request and touch nothing, ladders act, records remember.
+
+mod codes;
+mod container;
+mod events;
+mod image;
+mod instrument;
+mod names;
+mod network;
+mod node;
+mod pod;
+mod recover;
+mod server;
+
+pub use server::{CgroupDriver, Rpc, Runtime, Server, ServerConfig};

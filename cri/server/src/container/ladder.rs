@@ -1,0 +1,157 @@
+//! A container's way up, each rung recorded before it is tried, and the one way down from any of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use windlass_cri_api::v1;
+use windlass_engine::Durability;
+use windlass_model::snapshotter::Labels;
+use windlass_model::{Error, Id, Mount, Result, Timestamp};
+
+use super::create::{Order, ignore_missing};
+use super::record::{Container, Rung, Step, User};
+use super::rootfs::Layers;
+use super::user::{self, Databases};
+use super::volume;
+use super::{blocking, signal};
+use crate::Server;
+
+/// How long a killed container may take to end.
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// The most that is read of an image's user databases, in bytes.
+const MAX_DATABASE: u64 = 8 << 20;
+
+impl Server {
+    /// Makes what an order asks for: record, root file system, user, volumes.
+    pub(super) async fn climb_container(&self, id: &Id, order: Order) -> Result<Arc<Container>> {
+        let reserved = self.reserve_container(id, &order).await?;
+        let parent = order.image.chain_id.map(|chain| chain.to_string());
+        let snapshots = self.tenant.snapshots(&reserved.snapshotter)?;
+        let mounts = snapshots.prepare(id.as_str(), parent.as_deref(), Labels::new(), None).await?;
+        let folder = self.container_folder(id);
+        let found = blocking(move || {
+            let user = find_user(&order, &mounts)?;
+            volume::make(&folder, &order.defaults.volumes, &order.config, &mounts)?;
+            Ok(user)
+        })
+        .await?;
+        self.change_container(id, move |container| {
+            container.user = found;
+            container.advance(Step::Create)
+        })
+        .await
+    }
+
+    /// Takes the name and names the snapshot.
+    async fn reserve_container(&self, id: &Id, order: &Order) -> Result<Arc<Container>> {
+        let asked = v1::Signal::try_from(order.config.stop_signal).ok().and_then(signal::number);
+        let image = order.image_stop_signal.as_deref().and_then(signal::parse);
+        let container = Container {
+            id: id.clone(),
+            pod: order.pod.id.clone(),
+            revision: 0,
+            rung: Rung::Reserved,
+            name: order.plan.name.clone(),
+            config: order.config.clone(),
+            image_id: order.image.id.to_string(),
+            image_ref: order.image_ref.clone(),
+            defaults: order.defaults.clone(),
+            user: User::default(),
+            stop_signal: asked.or(image).unwrap_or(signal::TERM),
+            handler: order.pod.handler.clone(),
+            snapshotter: self.config.snapshotter.clone(),
+            log_path: order.plan.log_path.clone(),
+            created_at: Timestamp::now(),
+            started_at: Timestamp::default(),
+            pid: 0,
+            oom: false,
+            end: None,
+        };
+        // In the index first: who looks for orphans must not find what has no record yet.
+        let shown = self.containers.insert(container.clone());
+        self.tenant.containers().create(container.to_record()?, Durability::Crash).await?;
+        Ok(shown)
+    }
+
+    /// Takes a container down from wherever it is and forgets it; succeeds where nothing is left of it. After an error
+    /// it is to be called again.
+    pub(crate) async fn down_container(&self, id: &Id) -> Result<()> {
+        let Ok(container) = self.containers.find(id.as_str()) else { return Ok(()) };
+        if container.rung != Rung::Removing {
+            ignore_missing(self.step_container(id, Step::Remove).await)?;
+        }
+        self.end_task(id).await?;
+        ignore_missing(self.tenant.snapshots(&container.snapshotter)?.remove(id.as_str()).await)?;
+        if !container.defaults.volumes.is_empty() {
+            let folder = self.container_folder(id);
+            blocking(move || windlass_sys::fs::remove_tree(&folder)).await?;
+        }
+        ignore_missing(self.tenant.containers().delete(id, Durability::Crash).await)?;
+        self.containers.forget(id);
+        Ok(())
+    }
+
+    /// Kills a container's task and forgets it; nothing there is success.
+    pub(super) async fn end_task(&self, id: &Id) -> Result<()> {
+        let tasks = self.tenant.tasks();
+        match tasks.kill(id, signal::KILL, true).await {
+            // It has ended, or there is none.
+            Err(error) if error.is_not_found() => {}
+            Err(error) if error.kind() == windlass_model::Kind::FailedPrecondition => {}
+            Err(error) => return Err(error),
+            Ok(()) => {
+                let ended = tokio::time::timeout(KILL_PATIENCE, tasks.wait(id)).await;
+                let ended = ended.map_err(|_| Error::deadline(format!("container {id} was killed and has not ended")))?;
+                ignore_missing(ended)?;
+            }
+        }
+        ignore_missing(tasks.delete(id).await)
+    }
+
+    /// Kills all that runs in a pod and waits until their ends are recorded.
+    pub(crate) async fn kill_containers_of(&self, pod: &Id) -> Result<()> {
+        let running: Vec<_> = self.containers.of_pod(pod).into_iter().filter(|one| one.may_run()).collect();
+        let ended = running.iter().map(|container| async {
+            match self.tenant.tasks().kill(&container.id, signal::KILL, true).await {
+                Ok(()) => {}
+                Err(error) if error.is_not_found() => return self.settle_container(&container.id).await,
+                Err(error) => return Err(error),
+            }
+            if self.containers.wait(&container.id, KILL_PATIENCE, |now| !now.may_run()).await {
+                return Ok(());
+            }
+            Err(Error::deadline(format!("container {} was killed and has not ended", container.id)))
+        });
+        join_all(ended).await.into_iter().collect()
+    }
+
+    /// Takes all containers of a pod down.
+    pub(crate) async fn remove_containers_of(&self, pod: &Id) -> Result<()> {
+        let containers = self.containers.of_pod(pod);
+        let removed = containers.iter().map(|container| self.down_container(&container.id));
+        join_all(removed).await.into_iter().collect()
+    }
+
+    /// Where a container keeps what is neither image nor log.
+    pub(super) fn container_folder(&self, id: &Id) -> PathBuf {
+        self.config.root.join("cri").join("containers").join(id)
+    }
+}
+
+/// Whom the container runs as, with the image's databases read only where they are needed.
+fn find_user(order: &Order, mounts: &[Mount]) -> Result<User> {
+    let read = |layers: &Layers| {
+        Ok::<_, Error>(Databases {
+            passwd: layers.read("/etc/passwd", MAX_DATABASE)?,
+            group: layers.read("/etc/group", MAX_DATABASE)?,
+        })
+    };
+    let databases = match Layers::of(mounts) {
+        Some(layers) => read(&layers)?,
+        None => volume::mounted(mounts, |root: &Path| read(&Layers::at(root)))?,
+    };
+    let context = order.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    user::resolve(context, &order.image_user, &databases)
+}

@@ -1,0 +1,281 @@
+//! Checks what CreateContainer asks for, field by field, and touches nothing: what passes can be tried.
+
+use std::path::{Component, Path, PathBuf};
+
+use windlass_cri_api::v1;
+use windlass_model::{Error, Result};
+
+use super::spec::security;
+
+/// A request that passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The unique name: a retry repeats it, a new attempt does not.
+    pub(crate) name: String,
+    /// The image as the request names it: an id, mostly.
+    pub(crate) image: String,
+    /// The log file; `None` where the pod or the container has none.
+    pub(crate) log_path: Option<PathBuf>,
+}
+
+/// Checks `config` for a container of the pod that `pod` describes.
+///
+/// # Errors
+/// [`windlass_model::Kind::InvalidArgument`] naming the field; [`windlass_model::Kind::Unimplemented`] for a field that
+/// is right and not built.
+pub(crate) fn plan(config: &v1::ContainerConfig, pod: &v1::PodSandboxConfig) -> Result<Plan> {
+    let metadata = config.metadata.as_ref().ok_or_else(|| wrong("metadata", "is missing"))?;
+    let sandbox = pod.metadata.as_ref().ok_or_else(|| wrong("sandbox_config.metadata", "is missing"))?;
+    require(!metadata.name.is_empty(), "metadata.name", "is empty")?;
+    let image = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+    require(!image.is_empty(), "image.image", "is empty")?;
+    words("command", &config.command)?;
+    words("args", &config.args)?;
+    let cwd = &config.working_dir;
+    require(cwd.is_empty() || cwd.starts_with('/'), "working_dir", "is not absolute")?;
+    require(!cwd.contains('\0'), "working_dir", "holds a NUL byte")?;
+    environment(&config.envs)?;
+    for (at, mount) in config.mounts.iter().enumerate() {
+        check_mount(mount).map_err(|why| why.of(&format!("mounts[{at}]")))?;
+    }
+    for (at, device) in config.devices.iter().enumerate() {
+        check_device(device).map_err(|why| why.of(&format!("devices[{at}]")))?;
+    }
+    if !config.cdi_devices.is_empty() {
+        return Err(Error::unimplemented("CDI_devices is not built yet"));
+    }
+    require(v1::Signal::try_from(config.stop_signal).is_ok(), "stop_signal", "is no signal of the CRI")?;
+    if let Some(linux) = &config.linux {
+        check_resources(linux.resources.as_ref().unwrap_or(&v1::LinuxContainerResources::default()))?;
+        security::check(linux.security_context.as_ref(), pod)?;
+    }
+    let attempt = metadata.attempt.to_string();
+    let parts = [&metadata.name, &sandbox.name, &sandbox.namespace, &sandbox.uid, &attempt];
+    Ok(Plan {
+        name: parts.map(String::as_str).join("_"),
+        image,
+        log_path: log_path(&pod.log_directory, &config.log_path)?,
+    })
+}
+
+/// Where the log goes: `log_path` below the pod's `log_directory`.
+fn log_path(directory: &str, path: &str) -> Result<Option<PathBuf>> {
+    if directory.is_empty() || path.is_empty() {
+        return Ok(None);
+    }
+    require(directory.starts_with('/'), "sandbox_config.log_directory", "is not absolute")?;
+    let below = Path::new(path);
+    let plain = below.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    require(plain && !path.contains('\0'), "log_path", "is not a path below the pod's log directory")?;
+    Ok(Some(Path::new(directory).join(below)))
+}
+
+fn words(field: &str, words: &[String]) -> Result<()> {
+    require(!words.iter().any(|word| word.contains('\0')), field, "holds a NUL byte")
+}
+
+fn environment(envs: &[v1::KeyValue]) -> Result<()> {
+    for (at, pair) in envs.iter().enumerate() {
+        let field = || format!("envs[{at}] ({:?})", pair.key);
+        require(!pair.key.is_empty(), &field(), "has no name")?;
+        require(!pair.key.contains(['=', '\0']), &field(), "has a name with '=' or NUL in it")?;
+        require(!pair.value.contains(&0), &field(), "has a value with a NUL byte in it")?;
+        // The OCI specification is JSON, and JSON knows no bytes; runc would put U+FFFD there without a word.
+        require(std::str::from_utf8(&pair.value).is_ok(), &field(), "has a value that is not UTF-8")?;
+    }
+    Ok(())
+}
+
+/// What is wrong with a part of a list's entry.
+enum Why {
+    Wrong(&'static str, &'static str),
+    Unbuilt(&'static str),
+}
+
+impl Why {
+    fn of(self, entry: &str) -> Error {
+        match self {
+            Self::Wrong(field, why) => wrong(&format!("{entry}.{field}"), why),
+            Self::Unbuilt(field) => Error::unimplemented(format!("{entry}.{field} is not built yet")),
+        }
+    }
+}
+
+fn check_mount(mount: &v1::Mount) -> Result<(), Why> {
+    let propagation = v1::MountPropagation::try_from(mount.propagation);
+    let image = mount.image.as_ref().is_some_and(|image| !image.image.is_empty());
+    let rules = [
+        (mount.container_path.starts_with('/'), "container_path", "is not absolute"),
+        (!mount.container_path.contains('\0'), "container_path", "holds a NUL byte"),
+        (!mount.host_path.contains('\0'), "host_path", "holds a NUL byte"),
+        (image || mount.host_path.starts_with('/'), "host_path", "is not absolute"),
+        (propagation.is_ok(), "propagation", "is unknown"),
+        (image || mount.image_sub_path.is_empty(), "image_sub_path", "needs an image"),
+        (mount.readonly || !mount.recursive_read_only, "recursive_read_only", "needs readonly"),
+        (
+            !mount.recursive_read_only || propagation == Ok(v1::MountPropagation::PropagationPrivate),
+            "recursive_read_only",
+            "needs private propagation",
+        ),
+    ];
+    if let Some((_, field, why)) = rules.into_iter().find(|(holds, ..)| !holds) {
+        return Err(Why::Wrong(field, why));
+    }
+    match (image, mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
+        (true, _) => Err(Why::Unbuilt("image")),
+        (_, false) => Err(Why::Unbuilt("uidMappings")),
+        _ => Ok(()),
+    }
+}
+
+fn check_device(device: &v1::Device) -> Result<(), Why> {
+    let rules = [
+        (device.host_path.starts_with('/'), "host_path", "is not absolute"),
+        (device.container_path.is_empty() || device.container_path.starts_with('/'), "container_path", "is not absolute"),
+        (device.permissions.chars().all(|letter| "rwm".contains(letter)), "permissions", "holds more than r, w and m"),
+    ];
+    match rules.into_iter().find(|(holds, ..)| !holds) {
+        None => Ok(()),
+        Some((_, field, why)) => Err(Why::Wrong(field, why)),
+    }
+}
+
+fn check_resources(resources: &v1::LinuxContainerResources) -> Result<()> {
+    let field = |name: &str| format!("linux.resources.{name}");
+    let limits = [
+        ("cpu_period", resources.cpu_period, 0),
+        ("cpu_quota", resources.cpu_quota, -1),
+        ("cpu_shares", resources.cpu_shares, 0),
+        ("memory_limit_in_bytes", resources.memory_limit_in_bytes, -1),
+        ("memory_swap_limit_in_bytes", resources.memory_swap_limit_in_bytes, -1),
+    ];
+    for (name, value, least) in limits {
+        require(value >= least, &field(name), "is negative")?;
+    }
+    let (memory, swap) = (resources.memory_limit_in_bytes, resources.memory_swap_limit_in_bytes);
+    require(swap <= 0 || memory <= 0 || swap >= memory, &field("memory_swap_limit_in_bytes"), "is below the memory limit")?;
+    require((-1000..=1000).contains(&resources.oom_score_adj), &field("oom_score_adj"), "is not in -1000..=1000")?;
+    for set in [&resources.cpuset_cpus, &resources.cpuset_mems] {
+        let list = set.bytes().all(|letter| letter.is_ascii_digit() || b",-".contains(&letter));
+        require(list, &field("cpuset"), "is not a list of numbers")?;
+    }
+    let plain = |key: &String| !key.is_empty() && !key.contains('/') && !key.starts_with('.');
+    require(resources.unified.keys().all(plain), &field("unified"), "names something that is no cgroup file")?;
+    let sizes = resources.hugepage_limits.iter().all(|limit| {
+        let digits = limit.page_size.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
+    });
+    require(sizes, &field("hugepage_limits"), "names no page size")
+}
+
+/// The error for a wrong field.
+pub(crate) fn wrong(field: &str, why: &str) -> Error {
+    Error::invalid(format!("{field} {why}"))
+}
+
+/// Refuses a field unless `holds`.
+pub(crate) fn require(holds: bool, field: &str, why: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(wrong(field, why)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_model::Kind;
+
+    use super::*;
+
+    fn pod() -> v1::PodSandboxConfig {
+        v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: "p".into(),
+                namespace: "ns".into(),
+                uid: "u".into(),
+                attempt: 3,
+            }),
+            log_directory: "/var/log/pods/p".into(),
+            ..Default::default()
+        }
+    }
+
+    fn config() -> v1::ContainerConfig {
+        v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: "c".into(), attempt: 2 }),
+            image: Some(v1::ImageSpec { image: "sha256:00".into(), ..Default::default() }),
+            log_path: "c/2.log".into(),
+            ..Default::default()
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut v1::ContainerConfig)) -> Error {
+        let mut config = config();
+        change(&mut config);
+        plan(&config, &pod()).unwrap_err()
+    }
+
+    #[test]
+    fn a_plain_request_passes() {
+        let plan = plan(&config(), &pod()).unwrap();
+        assert_eq!(plan.name, "c_p_ns_u_2");
+        assert_eq!(plan.log_path.unwrap(), Path::new("/var/log/pods/p/c/2.log"));
+    }
+
+    #[test]
+    fn a_container_without_log_path_has_no_log() {
+        let quiet = v1::ContainerConfig { log_path: String::new(), ..config() };
+        assert_eq!(plan(&quiet, &pod()).unwrap().log_path, None);
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        type Change = fn(&mut v1::ContainerConfig);
+        let mount = || v1::Mount { container_path: "/a".into(), host_path: "/b".into(), ..Default::default() };
+        let resources = |resources| {
+            Some(v1::LinuxContainerConfig { resources: Some(resources), ..Default::default() })
+        };
+        let cases: Vec<(&str, Box<dyn FnOnce(&mut v1::ContainerConfig)>)> = vec![
+            ("metadata is", Box::new((|c| c.metadata = None) as Change)),
+            ("metadata.name", Box::new(|c| c.metadata = Some(v1::ContainerMetadata::default()))),
+            ("image.image", Box::new(|c| c.image = None)),
+            ("command", Box::new(|c| c.command = vec!["a\0b".into()])),
+            ("working_dir", Box::new(|c| c.working_dir = "tmp".into())),
+            ("log_path", Box::new(|c| c.log_path = "../../etc/passwd".into())),
+            ("log_path", Box::new(|c| c.log_path = "/etc/passwd".into())),
+            ("envs[0]", Box::new(|c| c.envs = vec![v1::KeyValue { key: "A=B".into(), value: vec![] }])),
+            ("not UTF-8", Box::new(|c| c.envs = vec![v1::KeyValue { key: "A".into(), value: vec![0xff] }])),
+            ("mounts[0].container_path", Box::new(move |c| c.mounts = vec![v1::Mount { container_path: "a".into(), ..mount() }])),
+            ("mounts[0].host_path", Box::new(move |c| c.mounts = vec![v1::Mount { host_path: String::new(), ..mount() }])),
+            ("mounts[0].propagation", Box::new(move |c| c.mounts = vec![v1::Mount { propagation: 9, ..mount() }])),
+            ("recursive_read_only", Box::new(move |c| c.mounts = vec![v1::Mount { recursive_read_only: true, ..mount() }])),
+            ("devices[0].permissions", Box::new(|c| {
+                c.devices = vec![v1::Device { host_path: "/dev/null".into(), permissions: "x".into(), ..Default::default() }];
+            })),
+            ("stop_signal", Box::new(|c| c.stop_signal = 99)),
+            ("memory_swap_limit", Box::new(move |c| {
+                c.linux = resources(v1::LinuxContainerResources {
+                    memory_limit_in_bytes: 2,
+                    memory_swap_limit_in_bytes: 1,
+                    ..Default::default()
+                });
+            })),
+            ("oom_score_adj", Box::new(move |c| {
+                c.linux = resources(v1::LinuxContainerResources { oom_score_adj: 2000, ..Default::default() });
+            })),
+            ("unified", Box::new(move |c| {
+                let unified = [("../x".to_string(), "1".to_string())].into();
+                c.linux = resources(v1::LinuxContainerResources { unified, ..Default::default() });
+            })),
+        ];
+        for (field, change) in cases {
+            let error = refused(change);
+            assert_eq!(error.kind(), Kind::InvalidArgument, "{field}: {error}");
+            assert!(error.to_string().contains(field), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_says_so() {
+        let image = Some(v1::ImageSpec { image: "a".into(), ..Default::default() });
+        let error = refused(|c| c.mounts = vec![v1::Mount { container_path: "/a".into(), image, ..Default::default() }]);
+        assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
+    }
+}

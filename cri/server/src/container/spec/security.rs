@@ -1,0 +1,309 @@
+//! Capabilities, masked paths, AppArmor and SELinux of a container.
+
+use std::collections::HashSet;
+use std::str::FromStr as _;
+
+use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxCapabilitiesBuilder};
+use windlass_cri_api::v1;
+use windlass_cri_api::v1::security_profile::ProfileType;
+use windlass_model::{Error, Result};
+
+use super::Host;
+use crate::container::plan::{require, wrong};
+
+/// What a container may do unless it asks otherwise: containerd's and Docker's set.
+const DEFAULT: [Capability; 14] = [
+    Capability::AuditWrite,
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Mknod,
+    Capability::NetBindService,
+    Capability::NetRaw,
+    Capability::Setfcap,
+    Capability::Setgid,
+    Capability::Setpcap,
+    Capability::Setuid,
+    Capability::SysChroot,
+];
+
+/// Hidden from a container that brings no security context at all.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Read-only for a container that brings no security context at all.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Checks a security context, see [`crate::container::plan`].
+pub(crate) fn check(context: Option<&v1::LinuxContainerSecurityContext>, pod: &v1::PodSandboxConfig) -> Result<()> {
+    let Some(context) = context else { return Ok(()) };
+    let at = |field: &str| format!("linux.security_context.{field}");
+    let named = !context.run_as_username.is_empty();
+    require(!(named && context.run_as_user.is_some()), &at("run_as_username"), "and run_as_user are both given")?;
+    require(
+        context.run_as_group.is_none() || named || context.run_as_user.is_some(),
+        &at("run_as_group"),
+        "is given without a user",
+    )?;
+    for (field, id) in [("run_as_user", &context.run_as_user), ("run_as_group", &context.run_as_group)] {
+        let fits = id.as_ref().is_none_or(|id| (0..i64::from(u32::MAX)).contains(&id.value));
+        require(fits, &at(field), "is no id")?;
+    }
+    let policy = v1::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy);
+    require(policy.is_ok(), &at("supplemental_groups_policy"), "is unknown")?;
+    if let Some(asked) = &context.capabilities {
+        let lists = [&asked.add_capabilities, &asked.drop_capabilities, &asked.add_ambient_capabilities];
+        for name in lists.into_iter().flatten().filter(|name| !is_all(name)) {
+            capability(name)?;
+        }
+    }
+    let sandbox = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let allowed = sandbox.is_some_and(|sandbox| sandbox.privileged);
+    require(!context.privileged || allowed, &at("privileged"), "is asked of a pod that is not privileged")?;
+    if let Some(options) = &context.namespace_options {
+        let pid = v1::NamespaceMode::try_from(options.pid);
+        require(pid.is_ok(), &at("namespace_options.pid"), "is unknown")?;
+        let target = pid == Ok(v1::NamespaceMode::Target);
+        require(!target || !options.target_id.is_empty(), &at("namespace_options.target_id"), "is empty")?;
+        let users = options.userns_options.as_ref().map_or(v1::NamespaceMode::Node as i32, |users| users.mode);
+        if users == v1::NamespaceMode::Pod as i32 {
+            return Err(Error::unimplemented(format!("{} is not built yet", at("namespace_options.userns_options"))));
+        }
+    }
+    Ok(())
+}
+
+fn is_all(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    name == "ALL" || name == "CAP_ALL"
+}
+
+fn capability(name: &str) -> Result<Capability> {
+    let upper = name.to_ascii_uppercase();
+    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    let unknown = || wrong("linux.security_context.capabilities", &format!("names {name:?}, which is no capability"));
+    Capability::from_str(short).map_err(|_| unknown())
+}
+
+/// The capabilities of a container's first process.
+///
+/// `ALL` counts before single names, and a name that is both added and dropped is dropped. What this process has not,
+/// it cannot give: such a capability is left out and the log says so.
+pub(crate) fn capabilities(
+    context: Option<&v1::LinuxContainerSecurityContext>,
+    host: &Host,
+) -> Result<LinuxCapabilities> {
+    let none = v1::Capability::default();
+    let asked = context.and_then(|context| context.capabilities.as_ref()).unwrap_or(&none);
+    let mut set: HashSet<Capability> = DEFAULT.into();
+    if context.is_some_and(|context| context.privileged) || asked.add_capabilities.iter().any(|name| is_all(name)) {
+        set.clone_from(&host.capabilities);
+    }
+    let privileged = context.is_some_and(|context| context.privileged);
+    if !privileged {
+        if asked.drop_capabilities.iter().any(|name| is_all(name)) {
+            set.clear();
+        }
+        for name in asked.add_capabilities.iter().filter(|name| !is_all(name)) {
+            set.insert(capability(name)?);
+        }
+        for name in asked.drop_capabilities.iter().filter(|name| !is_all(name)) {
+            set.remove(&capability(name)?);
+        }
+    }
+    let mut ambient = HashSet::new();
+    for name in asked.add_ambient_capabilities.iter().filter(|name| !is_all(name)) {
+        let one = capability(name)?;
+        ambient.insert(one);
+        set.insert(one);
+    }
+    let lacking: Vec<_> = set.difference(&host.capabilities).map(ToString::to_string).collect();
+    if !lacking.is_empty() {
+        tracing::warn!(?lacking, "this process has not the capabilities it is asked to give");
+    }
+    set.retain(|one| host.capabilities.contains(one));
+    ambient.retain(|one| host.capabilities.contains(one));
+    LinuxCapabilitiesBuilder::default()
+        .bounding(set.clone())
+        .effective(set.clone())
+        .permitted(set)
+        // A set that programs inherit would let an unprivileged user keep it; only ambient ones need it.
+        .inheritable(ambient.clone())
+        .ambient(ambient)
+        .build()
+        .map_err(|error| Error::internal(format!("capabilities: {error}")))
+}
+
+/// The paths that are hidden and those that are read-only.
+///
+/// The kubelet sends both lists, and empty ones for an unmasked `/proc`; only a client without any security context gets
+/// our own.
+pub(crate) fn hidden_paths(context: Option<&v1::LinuxContainerSecurityContext>) -> (Vec<String>, Vec<String>) {
+    let owned = |list: &[&str]| list.iter().map(|path| (*path).to_owned()).collect();
+    match context {
+        Some(context) if context.privileged => (Vec::new(), Vec::new()),
+        Some(context) => (context.masked_paths.clone(), context.readonly_paths.clone()),
+        None => (owned(&MASKED), owned(&READ_ONLY)),
+    }
+}
+
+/// The AppArmor profile to run under; `None`: none.
+///
+/// # Errors
+/// [`windlass_model::Kind::FailedPrecondition`] where a profile is asked for and the machine has no AppArmor;
+/// [`windlass_model::Kind::Unimplemented`] for a default profile of ours, which does not exist yet.
+pub(crate) fn apparmor(
+    context: Option<&v1::LinuxContainerSecurityContext>,
+    host: &Host,
+) -> Result<Option<String>> {
+    let Some(context) = context.filter(|context| !context.privileged) else { return Ok(None) };
+    #[allow(deprecated)]
+    let Some((kind, name)) = profile(context.apparmor.as_ref(), &context.apparmor_profile, "apparmor")? else {
+        return Ok(None);
+    };
+    match kind {
+        ProfileType::Unconfined => Ok(None),
+        _ if !host.apparmor => Err(Error::precondition("an AppArmor profile is asked for and this machine has no AppArmor")),
+        ProfileType::Localhost => Ok(Some(name)),
+        ProfileType::RuntimeDefault => Err(Error::unimplemented("the default AppArmor profile is not built yet")),
+    }
+}
+
+/// Refuses SELinux options where SELinux is on, since labels are not built; where it is off they mean nothing.
+pub(crate) fn selinux(context: Option<&v1::LinuxContainerSecurityContext>, host: &Host) -> Result<()> {
+    let asked = context.and_then(|context| context.selinux_options.as_ref());
+    let Some(asked) = asked.filter(|asked| **asked != v1::SeLinuxOption::default()) else { return Ok(()) };
+    if host.selinux {
+        return Err(Error::unimplemented("SELinux labels are not built yet"));
+    }
+    tracing::debug!(?asked, "SELinux is off on this machine: its options are left aside");
+    Ok(())
+}
+
+/// A profile in the new words (`field`) or the old ones (`text`); `None` where neither is given.
+pub(crate) fn profile(
+    profile: Option<&v1::SecurityProfile>,
+    text: &str,
+    field: &str,
+) -> Result<Option<(ProfileType, String)>> {
+    let unknown = |why: &str| wrong(&format!("linux.security_context.{field}"), why);
+    if let Some(profile) = profile {
+        let kind = ProfileType::try_from(profile.profile_type).map_err(|_| unknown("has an unknown type"))?;
+        let name = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
+        if kind == ProfileType::Localhost && name.is_empty() {
+            return Err(unknown("names no localhost_ref"));
+        }
+        return Ok(Some((kind, name.to_owned())));
+    }
+    match text {
+        "" => Ok(None),
+        "unconfined" => Ok(Some((ProfileType::Unconfined, String::new()))),
+        "runtime/default" | "docker/default" => Ok(Some((ProfileType::RuntimeDefault, String::new()))),
+        _ => match text.strip_prefix("localhost/") {
+            Some(name) => Ok(Some((ProfileType::Localhost, name.to_owned()))),
+            None => Err(unknown("is neither unconfined, runtime/default nor localhost/<name>")),
+        },
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn host() -> Host {
+        let capabilities = DEFAULT.into_iter().chain([Capability::SysAdmin, Capability::NetAdmin]).collect();
+        Host {
+            capabilities,
+            oom_score_floor: 0,
+            cgroup_v2: false,
+            limits_swap: true,
+            limits_hugepages: false,
+            apparmor: false,
+            selinux: false,
+        }
+    }
+
+    fn asking(add: &[&str], drop: &[&str]) -> v1::LinuxContainerSecurityContext {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        v1::LinuxContainerSecurityContext {
+            capabilities: Some(v1::Capability {
+                add_capabilities: owned(add),
+                drop_capabilities: owned(drop),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn effective(context: &v1::LinuxContainerSecurityContext) -> HashSet<Capability> {
+        capabilities(Some(context), &host()).unwrap().effective().clone().unwrap()
+    }
+
+    #[test]
+    fn capabilities_follow_the_request() {
+        let default: HashSet<Capability> = DEFAULT.into();
+        assert_eq!(effective(&asking(&[], &[])), default);
+        assert_eq!(effective(&asking(&["net_bind_service"], &["ALL"])), HashSet::from([Capability::NetBindService]));
+        assert_eq!(effective(&asking(&["ALL"], &[])), host().capabilities);
+        assert_eq!(effective(&asking(&["CAP_NET_ADMIN"], &["CAP_NET_ADMIN"])), default);
+        assert_eq!(effective(&asking(&["SYS_TIME"], &[])), default, "not ours to give");
+        let privileged = v1::LinuxContainerSecurityContext { privileged: true, ..asking(&[], &["ALL"]) };
+        assert_eq!(effective(&privileged), host().capabilities);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let pod = v1::PodSandboxConfig::default();
+        let one = |value| Some(v1::Int64Value { value });
+        let cases = [
+            ("run_as_group", v1::LinuxContainerSecurityContext { run_as_group: one(1), ..Default::default() }),
+            ("run_as_user", v1::LinuxContainerSecurityContext { run_as_user: one(-1), ..Default::default() }),
+            ("privileged", v1::LinuxContainerSecurityContext { privileged: true, ..Default::default() }),
+            ("capabilities", asking(&["CAP_NONSENSE"], &[])),
+        ];
+        for (field, context) in cases {
+            let error = check(Some(&context), &pod).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn paths_are_hidden_as_the_kubelet_says() {
+        assert!(hidden_paths(None).0.contains(&"/proc/kcore".into()));
+        let unmasked = v1::LinuxContainerSecurityContext::default();
+        assert_eq!(hidden_paths(Some(&unmasked)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn profiles_are_read_in_both_words() {
+        assert_eq!(profile(None, "", "seccomp").unwrap(), None);
+        assert_eq!(profile(None, "runtime/default", "x").unwrap().unwrap().0, ProfileType::RuntimeDefault);
+        assert_eq!(profile(None, "localhost/a", "x").unwrap().unwrap(), (ProfileType::Localhost, "a".into()));
+        assert!(profile(None, "nonsense", "x").is_err());
+        let asked = v1::SecurityProfile { profile_type: 2, localhost_ref: String::new() };
+        assert!(profile(Some(&asked), "", "x").is_err());
+    }
+
+    #[test]
+    fn a_profile_needs_apparmor() {
+        let asked = v1::SecurityProfile { profile_type: 2, localhost_ref: "p".into() };
+        let context = v1::LinuxContainerSecurityContext { apparmor: Some(asked), ..Default::default() };
+        assert!(apparmor(Some(&context), &host()).is_err());
+        let on = Host { apparmor: true, ..host() };
+        assert_eq!(apparmor(Some(&context), &on).unwrap().as_deref(), Some("p"));
+        assert_eq!(apparmor(None, &host()).unwrap(), None);
+    }
+}

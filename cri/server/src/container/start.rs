@@ -1,0 +1,198 @@
+//! StartContainer: the specification, the log's folder, the task.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use windlass_cri_api::v1;
+use windlass_engine::tasks::{CreateTask, TaskRuntime};
+use windlass_model::{Context as _, Error, Id, Result, Timestamp};
+
+use super::record::{Container, EXIT_NOT_STARTED, End, Rung, Step};
+use super::spec::build::{self, Parts};
+use super::spec::{Host, PodFacts, make_sources};
+use super::{blocking, volume};
+use crate::pod::{Pod, PodFiles};
+use crate::{CgroupDriver, Server};
+
+/// The longest piece of a line in one entry of a log, in bytes, as containerd has it.
+const MAX_LINE: usize = 16 * 1024;
+
+/// The machine, looked at once.
+pub(super) fn host() -> &'static Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    HOST.get_or_init(Host::detect)
+}
+
+impl Server {
+    /// Starts a container that was created.
+    pub(crate) async fn start_container(
+        self: &Arc<Self>,
+        request: v1::StartContainerRequest,
+    ) -> Result<v1::StartContainerResponse> {
+        let container = self.containers.find(&request.container_id)?;
+        let (server, id) = (self.clone(), container.id.clone());
+        let start = async move { server.start(&id).await };
+        self.verbs.join(super::subject(&container.id), "start", start).await?;
+        Ok(v1::StartContainerResponse {})
+    }
+
+    async fn start(&self, id: &Id) -> Result<()> {
+        let container = self.containers.find(id.as_str())?;
+        if container.rung != Rung::Created {
+            let state = format!("{:?}", container.rung).to_lowercase();
+            return Err(Error::precondition(format!("container {id} cannot be started: it is {state}")));
+        }
+        let pod = self.ready_pod(container.pod.as_str()).await?;
+        let container = self.step_container(id, Step::Start).await?;
+        match self.run(&container, &pod).await {
+            Ok((pid, at)) => self.step_container(id, Step::Run { pid, at }).await.map(drop),
+            Err(error) => {
+                if let Err(left) = self.end_task(id).await {
+                    tracing::warn!(container = %id, error = %left, "a task that did not start left something behind");
+                }
+                let end = End {
+                    code: EXIT_NOT_STARTED,
+                    at: Timestamp::now(),
+                    reason: "StartError".into(),
+                    message: error.to_string(),
+                };
+                // It may have been removed, or its end been recorded, meanwhile.
+                let _ = self.step_container(id, Step::Exit(end)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes and starts the task; answers its process and a moment before that ran.
+    async fn run(&self, container: &Arc<Container>, pod: &Arc<Pod>) -> Result<(u32, Timestamp)> {
+        let tasks = self.tenant.tasks();
+        let target = self.target_of(container)?;
+        let facts = self.pod_facts(pod, tasks.sandbox_pid(&pod.id).await?);
+        let rootfs = self.tenant.snapshots(&container.snapshotter)?.mounts(container.id.as_str()).await?;
+        let spec = self.write_spec(container, facts, pod.cgroup_parent.clone(), target).await?;
+        let log = container.log_path.as_ref().map(log_uri).unwrap_or_default();
+        let runtime = self.config.runtimes.get(&container.handler).cloned().unwrap_or_default();
+        let request = CreateTask {
+            id: container.id.clone(),
+            sandbox: Some(pod.id.clone()),
+            spec,
+            rootfs,
+            terminal: container.config.tty,
+            stdin: String::new(),
+            stdout: log.clone(),
+            stderr: if container.config.tty { String::new() } else { log },
+            runtime: TaskRuntime {
+                shim: None,
+                binary: runtime.binary,
+                systemd_cgroup: self.config.cgroup_driver == CgroupDriver::Systemd,
+            },
+        };
+        tasks.create(request).await?;
+        let at = Timestamp::now();
+        let pid = tasks.start(&container.id).await?;
+        Ok((pid, at))
+    }
+
+    /// The specification as JSON; makes the folders that it needs on the host.
+    async fn write_spec(
+        &self,
+        container: &Arc<Container>,
+        facts: PodFacts,
+        cgroup_parent: String,
+        target: Option<u32>,
+    ) -> Result<Vec<u8>> {
+        let (container, driver) = (container.clone(), self.config.cgroup_driver);
+        let volumes =
+            volume::places(&self.container_folder(&container.id), &container.defaults.volumes, &container.config);
+        blocking(move || {
+            make_sources(&container.config)?;
+            if let Some(folder) = container.log_path.as_ref().and_then(|path| path.parent()) {
+                std::fs::create_dir_all(folder).context(|| format!("make the log folder {}", folder.display()))?;
+            }
+            let mut facts = facts;
+            facts.files.retain(|(_, source)| source.exists());
+            let parts = Parts {
+                pod: &facts,
+                host: host(),
+                driver,
+                cgroup_parent: &cgroup_parent,
+                target,
+                volumes: &volumes,
+            };
+            let spec = build::spec(&container, &parts)?;
+            serde_json::to_vec(&spec).map_err(|error| Error::internal(format!("write the specification: {error}")))
+        })
+        .await
+    }
+
+    /// The process of the container whose pid namespace `container` asks to join.
+    fn target_of(&self, container: &Container) -> Result<Option<u32>> {
+        let context = container.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let options = context.and_then(|context| context.namespace_options.as_ref());
+        let Some(options) = options.filter(|options| options.pid() == v1::NamespaceMode::Target) else {
+            return Ok(None);
+        };
+        let target = self.containers.find(&options.target_id)?;
+        if target.pod != container.pod {
+            return Err(Error::invalid(format!("target container {} is in another pod", target.id)));
+        }
+        if target.pid == 0 {
+            return Err(Error::precondition(format!("target container {} does not run", target.id)));
+        }
+        Ok(Some(target.pid))
+    }
+
+    /// What a specification needs to know of `pod`, whose namespaces `pid` has.
+    pub(super) fn pod_facts(&self, pod: &Pod, pid: u32) -> PodFacts {
+        let files = PodFiles::of(&self.config.state, &pod.id);
+        let own_ipc = pod.namespaces().ipc() != v1::NamespaceMode::Node;
+        let bundle = self.tenant.core().state().join("bundles").join(self.tenant.namespace()).join(&pod.id);
+        PodFacts {
+            id: pod.id.clone(),
+            hostname: hostname(pod),
+            netns: pod.attachment.as_ref().map(|attachment| attachment.netns.clone()),
+            pid,
+            shm: Some(if own_ipc { bundle.join("shm") } else { "/dev/shm".into() }),
+            files: vec![
+                ("/etc/resolv.conf", files.resolv_conf),
+                ("/etc/hostname", files.hostname),
+                ("/etc/hosts", files.hosts),
+            ],
+            config: pod.config.clone(),
+        }
+    }
+}
+
+/// The host name that programs in a pod see.
+pub(super) fn hostname(pod: &Pod) -> String {
+    if pod.config.hostname.is_empty() || pod.on_host_network() {
+        return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    pod.config.hostname.clone()
+}
+
+/// The task's stdout that stands for a log file: the shim writes it in the CRI's format.
+fn log_uri(path: &PathBuf) -> String {
+    let mut uri = String::from("cri-log://");
+    for letter in path.to_string_lossy().chars() {
+        match letter {
+            '%' => uri.push_str("%25"),
+            '?' => uri.push_str("%3F"),
+            '#' => uri.push_str("%23"),
+            _ => uri.push(letter),
+        }
+    }
+    uri.push_str(&format!("?max_line={MAX_LINE}"));
+    uri
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_path_is_escaped() {
+        assert_eq!(log_uri(&"/v/p_1/c/0.log".into()), "cri-log:///v/p_1/c/0.log?max_line=16384");
+        assert_eq!(log_uri(&"/a%b?c#d".into()), "cri-log:///a%25b%3Fc%23d?max_line=16384");
+    }
+}

@@ -1,0 +1,38 @@
+//! RemoveImage: every name of the image.
+
+use std::sync::Arc;
+
+use windlass_cri_api::v1;
+use windlass_model::Result;
+
+use crate::Server;
+
+impl Server {
+    /// Removes all names of an image; one that is not here is removed. What runs from it keeps its layers.
+    pub(crate) async fn remove_image(
+        self: &Arc<Self>,
+        request: v1::RemoveImageRequest,
+    ) -> Result<v1::RemoveImageResponse> {
+        let named = request.image.map(|spec| spec.image).unwrap_or_default();
+        let server = self.clone();
+        let remove = {
+            let named = named.clone();
+            async move { server.remove_names(&named).await }
+        };
+        self.verbs.join(format!("image/{named}"), "remove", remove).await?;
+        Ok(v1::RemoveImageResponse {})
+    }
+
+    async fn remove_names(&self, named: &str) -> Result<()> {
+        let Some(found) = self.find_image(named).await? else { return Ok(()) };
+        let groups = self.image_groups().await?;
+        let records = groups.into_iter().filter(|group| group.detail.id == found.detail.id);
+        for record in records.flat_map(|group| group.records) {
+            match self.tenant.images().delete(&record.name).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

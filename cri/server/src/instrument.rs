@@ -1,0 +1,195 @@
+//! Wraps each RPC: a span with the ids it is about, its duration, one log line, and the code for its error.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::Instant;
+
+use tonic::{Request, Response, Status};
+use tracing::{Instrument as _, Level, Span, debug, field, info, span, warn};
+use windlass_cri_api::v1;
+use windlass_model::{Kind, Result};
+
+use crate::codes;
+
+/// What a request is about, for spans and log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Subject<'a> {
+    pod: Option<&'a str>,
+    container: Option<&'a str>,
+    image: Option<&'a str>,
+}
+
+/// Requests that say what they are about.
+pub(crate) trait Named {
+    /// The ids in the request.
+    fn subject(&self) -> Subject<'_> {
+        Subject::default()
+    }
+}
+
+/// How loud a finished call is: the kubelet polls, and a poll is no news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loudness {
+    /// Changes something.
+    Verb,
+    /// Only reads.
+    Query,
+}
+
+macro_rules! named {
+    ($($request:ident $($field:ident: $path:ident $(. $more:ident)?)?;)*) => {$(
+        impl Named for v1::$request {
+            $(fn subject(&self) -> Subject<'_> {
+                Subject { $field: named!(@get self $path $($more)?), ..Subject::default() }
+            })?
+        }
+    )*};
+    (@get $self:ident $path:ident) => { Some($self.$path.as_str()) };
+    (@get $self:ident $path:ident $more:ident) => { $self.$path.as_ref().map(|inner| inner.$more.as_str()) };
+}
+
+named! {
+    VersionRequest;
+    StopPodSandboxRequest pod: pod_sandbox_id;
+    RemovePodSandboxRequest pod: pod_sandbox_id;
+    PodSandboxStatusRequest pod: pod_sandbox_id;
+    ListPodSandboxRequest;
+    StreamPodSandboxesRequest;
+    CreateContainerRequest pod: pod_sandbox_id;
+    StartContainerRequest container: container_id;
+    StopContainerRequest container: container_id;
+    RemoveContainerRequest container: container_id;
+    ListContainersRequest;
+    StreamContainersRequest;
+    ContainerStatusRequest container: container_id;
+    UpdateContainerResourcesRequest container: container_id;
+    ReopenContainerLogRequest container: container_id;
+    ExecSyncRequest container: container_id;
+    ExecRequest container: container_id;
+    AttachRequest container: container_id;
+    PortForwardRequest pod: pod_sandbox_id;
+    ContainerStatsRequest container: container_id;
+    ListContainerStatsRequest;
+    StreamContainerStatsRequest;
+    PodSandboxStatsRequest pod: pod_sandbox_id;
+    ListPodSandboxStatsRequest;
+    StreamPodSandboxStatsRequest;
+    UpdateRuntimeConfigRequest;
+    StatusRequest;
+    CheckpointContainerRequest container: container_id;
+    GetEventsRequest;
+    ListMetricDescriptorsRequest;
+    ListPodSandboxMetricsRequest;
+    StreamPodSandboxMetricsRequest;
+    RuntimeConfigRequest;
+    UpdatePodSandboxResourcesRequest pod: pod_sandbox_id;
+    ListImagesRequest;
+    StreamImagesRequest;
+    ImageStatusRequest image: image.image;
+    PullImageRequest image: image.image;
+    RemoveImageRequest image: image.image;
+    ImageFsInfoRequest;
+}
+
+impl Named for v1::RunPodSandboxRequest {
+    fn subject(&self) -> Subject<'_> {
+        let metadata = self.config.as_ref().and_then(|config| config.metadata.as_ref());
+        Subject { pod: metadata.map(|metadata| metadata.name.as_str()), ..Subject::default() }
+    }
+}
+
+/// Runs one call of a verb.
+pub(crate) async fn verb<Req, Res, F>(
+    name: &'static str,
+    request: Request<Req>,
+    run: impl FnOnce(Req) -> F,
+) -> Result<Response<Res>, Status>
+where
+    Req: Named,
+    F: Future<Output = Result<Res>>,
+{
+    observed(name, Loudness::Verb, request, run).await
+}
+
+/// Runs one call that only reads.
+pub(crate) async fn query<Req, Res, F>(
+    name: &'static str,
+    request: Request<Req>,
+    run: impl FnOnce(Req) -> F,
+) -> Result<Response<Res>, Status>
+where
+    Req: Named,
+    F: Future<Output = Result<Res>>,
+{
+    observed(name, Loudness::Query, request, run).await
+}
+
+async fn observed<Req, Res, F>(
+    name: &'static str,
+    loudness: Loudness,
+    request: Request<Req>,
+    run: impl FnOnce(Req) -> F,
+) -> Result<Response<Res>, Status>
+where
+    Req: Named,
+    F: Future<Output = Result<Res>>,
+{
+    let request = request.into_inner();
+    let span = span_of(name, request.subject());
+    let begun = Instant::now();
+    let result = run(request).instrument(span.clone()).await;
+    let _inside = span.enter();
+    let millis = Millis(begun);
+    match &result {
+        Ok(_) if loudness == Loudness::Verb => info!(%millis, "done"),
+        Ok(_) => debug!(%millis, "done"),
+        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Unimplemented) => {
+            debug!(%millis, %error, "refused");
+        }
+        Err(error) => warn!(%millis, kind = ?error.kind(), %error, "failed"),
+    }
+    result.map(Response::new).map_err(|error| codes::status(&error))
+}
+
+fn span_of(name: &'static str, subject: Subject<'_>) -> Span {
+    let span = span!(
+        Level::INFO,
+        "cri",
+        rpc = name,
+        pod = field::Empty,
+        container = field::Empty,
+        image = field::Empty
+    );
+    for (key, value) in [("pod", subject.pod), ("container", subject.container), ("image", subject.image)] {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            span.record(key, value);
+        }
+    }
+    span
+}
+
+/// Prints the milliseconds since a moment, with two decimals.
+struct Millis(Instant);
+
+impl Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2}", self.0.elapsed().as_secs_f64() * 1e3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_what_it_is_about() {
+        let start = v1::StartContainerRequest { container_id: "c1".into() };
+        assert_eq!(start.subject().container, Some("c1"));
+        let pull = v1::PullImageRequest {
+            image: Some(v1::ImageSpec { image: "a:b".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        assert_eq!(pull.subject().image, Some("a:b"));
+        assert_eq!(v1::PullImageRequest::default().subject(), Subject::default());
+    }
+}

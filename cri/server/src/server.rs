@@ -1,0 +1,305 @@
+//! What a CRI server is made of, and one line per RPC that leads to the verb's file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, async_trait};
+use windlass_cri_api::v1::image_service_server::{ImageService, ImageServiceServer};
+use windlass_cri_api::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+use windlass_cri_api::{MAX_MESSAGE, v1};
+use windlass_engine::Tenant;
+use windlass_model::{Error, Result};
+
+use crate::container::Containers;
+use crate::image::Measures;
+use crate::instrument;
+use crate::names::Verbs;
+use crate::network::Network;
+use crate::pod::Pods;
+
+/// Who makes cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// We do, in the file system.
+    Cgroupfs,
+    /// systemd does, over its bus.
+    Systemd,
+}
+
+/// A runtime handler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// An OCI runtime's executable; `None`: the one built into the shim.
+    pub binary: Option<PathBuf>,
+    /// Another shim v2, by runtime name or path; `None`: ours.
+    pub shim: Option<String>,
+}
+
+/// What the server is told once, at its start.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Lasting state; the server keeps its own below `<root>/cri`.
+    pub root: PathBuf,
+    /// State that a reboot takes away.
+    pub state: PathBuf,
+    /// The snapshot driver that holds images and root file systems.
+    pub snapshotter: String,
+    /// Who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// The handler of a pod that names none; a key of `runtimes`.
+    pub default_runtime: String,
+    /// Handlers by name.
+    pub runtimes: BTreeMap<String, Runtime>,
+    /// Where the CNI conflists are.
+    pub cni_conf_dir: PathBuf,
+    /// Where the CNI plugins are, in order.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Where exec, attach and port-forward are served.
+    pub streaming: SocketAddr,
+}
+
+/// The CRI server of one tenant.
+pub struct Server {
+    pub(crate) config: ServerConfig,
+    pub(crate) tenant: Tenant,
+    pub(crate) verbs: Verbs,
+    pub(crate) network: Network,
+    pub(crate) pods: Pods,
+    pub(crate) containers: Containers,
+    pub(crate) measures: Measures,
+}
+
+/// The gRPC face of a [`Server`].
+#[derive(Clone)]
+pub struct Rpc(Arc<Server>);
+
+/// The stream of an RPC that is not built.
+type Unbuilt<T> = tokio_stream::Empty<Result<T, Status>>;
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Server {
+    /// A server that answers from what its tenant holds; [`Server::recover`] comes before its first call.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::InvalidArgument`] where the configuration contradicts itself.
+    pub fn new(config: ServerConfig, tenant: Tenant) -> Result<Arc<Self>> {
+        if !config.runtimes.contains_key(&config.default_runtime) {
+            return Err(Error::invalid(format!("default runtime {:?} is not configured", config.default_runtime)));
+        }
+        tenant.snapshots(&config.snapshotter)?;
+        let network = Network::new(&config)?;
+        Ok(Arc::new(Self {
+            verbs: Verbs::default(),
+            pods: Pods::default(),
+            containers: Containers::default(),
+            measures: Measures::default(),
+            network,
+            config,
+            tenant,
+        }))
+    }
+
+    /// The gRPC services, with the message size that the kubelet counts on.
+    pub fn services(self: &Arc<Self>) -> (RuntimeServiceServer<Rpc>, ImageServiceServer<Rpc>) {
+        let rpc = Rpc(self.clone());
+        (
+            RuntimeServiceServer::new(rpc.clone())
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(usize::MAX),
+            ImageServiceServer::new(rpc)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(usize::MAX),
+        )
+    }
+}
+
+/// The answer of an RPC that is not built.
+async fn unbuilt<T>(name: &'static str) -> Result<T> {
+    Err(Error::unimplemented(format!("{name} is not built yet")))
+}
+
+#[async_trait]
+impl RuntimeService for Rpc {
+    async fn version(&self, request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+        instrument::query("Version", request, |request| self.0.version(request)).await
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Answer<v1::RunPodSandboxResponse> {
+        instrument::verb("RunPodSandbox", request, |request| self.0.run_pod_sandbox(request)).await
+    }
+
+    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Answer<v1::StopPodSandboxResponse> {
+        instrument::verb("StopPodSandbox", request, |request| self.0.stop_pod_sandbox(request)).await
+    }
+
+    async fn remove_pod_sandbox(&self, request: Request<v1::RemovePodSandboxRequest>) -> Answer<v1::RemovePodSandboxResponse> {
+        instrument::verb("RemovePodSandbox", request, |request| self.0.remove_pod_sandbox(request)).await
+    }
+
+    async fn pod_sandbox_status(&self, request: Request<v1::PodSandboxStatusRequest>) -> Answer<v1::PodSandboxStatusResponse> {
+        instrument::query("PodSandboxStatus", request, |request| self.0.pod_sandbox_status(request)).await
+    }
+
+    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Answer<v1::ListPodSandboxResponse> {
+        instrument::query("ListPodSandbox", request, |request| self.0.list_pod_sandbox(request)).await
+    }
+
+    async fn create_container(&self, request: Request<v1::CreateContainerRequest>) -> Answer<v1::CreateContainerResponse> {
+        instrument::verb("CreateContainer", request, |request| self.0.create_container(request)).await
+    }
+
+    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Answer<v1::StartContainerResponse> {
+        instrument::verb("StartContainer", request, |request| self.0.start_container(request)).await
+    }
+
+    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Answer<v1::StopContainerResponse> {
+        instrument::verb("StopContainer", request, |request| self.0.stop_container(request)).await
+    }
+
+    async fn remove_container(&self, request: Request<v1::RemoveContainerRequest>) -> Answer<v1::RemoveContainerResponse> {
+        instrument::verb("RemoveContainer", request, |request| self.0.remove_container(request)).await
+    }
+
+    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
+        instrument::query("ListContainers", request, |request| self.0.list_containers(request)).await
+    }
+
+    async fn container_status(&self, request: Request<v1::ContainerStatusRequest>) -> Answer<v1::ContainerStatusResponse> {
+        instrument::query("ContainerStatus", request, |request| self.0.container_status(request)).await
+    }
+
+    async fn update_container_resources(&self, request: Request<v1::UpdateContainerResourcesRequest>) -> Answer<v1::UpdateContainerResourcesResponse> {
+        instrument::query("UpdateContainerResources", request, |_| unbuilt("UpdateContainerResources")).await
+    }
+
+    async fn reopen_container_log(&self, request: Request<v1::ReopenContainerLogRequest>) -> Answer<v1::ReopenContainerLogResponse> {
+        instrument::verb("ReopenContainerLog", request, |request| self.0.reopen_container_log(request)).await
+    }
+
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
+        instrument::verb("ExecSync", request, |request| self.0.exec_sync(request)).await
+    }
+
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        instrument::query("Exec", request, |_| unbuilt("Exec")).await
+    }
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        instrument::query("Attach", request, |_| unbuilt("Attach")).await
+    }
+
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
+        instrument::query("PortForward", request, |_| unbuilt("PortForward")).await
+    }
+
+    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
+        instrument::query("ContainerStats", request, |_| unbuilt("ContainerStats")).await
+    }
+
+    async fn list_container_stats(&self, request: Request<v1::ListContainerStatsRequest>) -> Answer<v1::ListContainerStatsResponse> {
+        instrument::query("ListContainerStats", request, |_| unbuilt("ListContainerStats")).await
+    }
+
+    async fn pod_sandbox_stats(&self, request: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
+        instrument::query("PodSandboxStats", request, |_| unbuilt("PodSandboxStats")).await
+    }
+
+    async fn list_pod_sandbox_stats(&self, request: Request<v1::ListPodSandboxStatsRequest>) -> Answer<v1::ListPodSandboxStatsResponse> {
+        instrument::query("ListPodSandboxStats", request, |_| unbuilt("ListPodSandboxStats")).await
+    }
+
+    async fn update_runtime_config(&self, request: Request<v1::UpdateRuntimeConfigRequest>) -> Answer<v1::UpdateRuntimeConfigResponse> {
+        instrument::query("UpdateRuntimeConfig", request, |_| unbuilt("UpdateRuntimeConfig")).await
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        instrument::query("Status", request, |request| self.0.status(request)).await
+    }
+
+    async fn checkpoint_container(&self, request: Request<v1::CheckpointContainerRequest>) -> Answer<v1::CheckpointContainerResponse> {
+        instrument::query("CheckpointContainer", request, |_| unbuilt("CheckpointContainer")).await
+    }
+
+    async fn list_metric_descriptors(&self, request: Request<v1::ListMetricDescriptorsRequest>) -> Answer<v1::ListMetricDescriptorsResponse> {
+        instrument::query("ListMetricDescriptors", request, |_| unbuilt("ListMetricDescriptors")).await
+    }
+
+    async fn list_pod_sandbox_metrics(&self, request: Request<v1::ListPodSandboxMetricsRequest>) -> Answer<v1::ListPodSandboxMetricsResponse> {
+        instrument::query("ListPodSandboxMetrics", request, |_| unbuilt("ListPodSandboxMetrics")).await
+    }
+
+    async fn runtime_config(&self, request: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
+        instrument::query("RuntimeConfig", request, |request| self.0.runtime_config(request)).await
+    }
+
+    async fn update_pod_sandbox_resources(&self, request: Request<v1::UpdatePodSandboxResourcesRequest>) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
+        instrument::query("UpdatePodSandboxResources", request, |_| unbuilt("UpdatePodSandboxResources")).await
+    }
+
+    type StreamPodSandboxesStream = Unbuilt<v1::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(&self, request: Request<v1::StreamPodSandboxesRequest>) -> Answer<Unbuilt<v1::StreamPodSandboxesResponse>> {
+        instrument::query("StreamPodSandboxes", request, |_| unbuilt("StreamPodSandboxes")).await
+    }
+
+    type StreamContainersStream = Unbuilt<v1::StreamContainersResponse>;
+
+    async fn stream_containers(&self, request: Request<v1::StreamContainersRequest>) -> Answer<Unbuilt<v1::StreamContainersResponse>> {
+        instrument::query("StreamContainers", request, |_| unbuilt("StreamContainers")).await
+    }
+
+    type StreamContainerStatsStream = Unbuilt<v1::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(&self, request: Request<v1::StreamContainerStatsRequest>) -> Answer<Unbuilt<v1::StreamContainerStatsResponse>> {
+        instrument::query("StreamContainerStats", request, |_| unbuilt("StreamContainerStats")).await
+    }
+
+    type StreamPodSandboxStatsStream = Unbuilt<v1::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(&self, request: Request<v1::StreamPodSandboxStatsRequest>) -> Answer<Unbuilt<v1::StreamPodSandboxStatsResponse>> {
+        instrument::query("StreamPodSandboxStats", request, |_| unbuilt("StreamPodSandboxStats")).await
+    }
+
+    type StreamPodSandboxMetricsStream = Unbuilt<v1::StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(&self, request: Request<v1::StreamPodSandboxMetricsRequest>) -> Answer<Unbuilt<v1::StreamPodSandboxMetricsResponse>> {
+        instrument::query("StreamPodSandboxMetrics", request, |_| unbuilt("StreamPodSandboxMetrics")).await
+    }
+
+    type GetContainerEventsStream = Unbuilt<v1::ContainerEventResponse>;
+
+    async fn get_container_events(&self, request: Request<v1::GetEventsRequest>) -> Answer<Unbuilt<v1::ContainerEventResponse>> {
+        instrument::query("GetContainerEvents", request, |_| unbuilt("GetContainerEvents")).await
+    }
+}
+
+#[async_trait]
+impl ImageService for Rpc {
+    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
+        instrument::query("ListImages", request, |request| self.0.list_images(request)).await
+    }
+
+    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
+        instrument::query("ImageStatus", request, |request| self.0.image_status(request)).await
+    }
+
+    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {
+        instrument::verb("PullImage", request, |request| self.0.pull_image(request)).await
+    }
+
+    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+        instrument::verb("RemoveImage", request, |request| self.0.remove_image(request)).await
+    }
+
+    async fn image_fs_info(&self, request: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
+        instrument::query("ImageFsInfo", request, |request| self.0.image_fs_info(request)).await
+    }
+
+    type StreamImagesStream = Unbuilt<v1::StreamImagesResponse>;
+
+    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Answer<Unbuilt<v1::StreamImagesResponse>> {
+        instrument::query("StreamImages", request, |_| unbuilt("StreamImages")).await
+    }
+}
