@@ -18,7 +18,7 @@ use super::ShimConfig;
 use super::bundle::Bundle;
 
 /// How long `start` and `delete` may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a pipe may stay open after the process that wrote to it ended (somebody inherited it).
 const DRAIN: Duration = Duration::from_millis(100);
 /// The longest output that is read, in bytes.
@@ -34,6 +34,7 @@ pub(super) struct Launcher {
     pub(super) id: Id,
     pub(super) bundle: Bundle,
     pub(super) config: ShimConfig,
+    pub(super) patience: Duration,
 }
 
 /// The executable of a runtime name: ours for our name and for the one that Docker and ctr ask for; a path as it is;
@@ -114,7 +115,7 @@ impl Launcher {
         let doing = || format!("run {} {action}", self.binary.display());
         let mut child = self.command(action).spawn().context(doing)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let finished = timeout(PATIENCE, async {
+        let finished = timeout(self.patience, async {
             // The pipes are read while it runs, lest a talkative shim waits for us while we wait for it.
             let (ended, ending) = tokio::sync::watch::channel(());
             let wait = async {
@@ -131,7 +132,7 @@ impl Launcher {
                 Err(Error::deadline(format!(
                     "{} {action} did not end within {} s and was killed",
                     self.binary.display(),
-                    PATIENCE.as_secs()
+                    self.patience.as_secs_f32()
                 )))
             }
         }

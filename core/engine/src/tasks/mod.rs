@@ -158,3 +158,6 @@ pub struct ExecOutput {
     /// How it ended.
     pub exit: Exit,
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,12 +17,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use windlass_model::event::Event;
 use windlass_model::process::{Exit, State as TaskPhase};
-use windlass_model::{Context, Error, Kind, Result, Timestamp};
+use windlass_model::{Error, Kind, Result, Timestamp};
 use windlass_wire::bootstrap::Bootstrap;
 
 use super::bundle::Bundle;
 use super::client::{Client, Closed, QUICK};
-use super::launch::Launcher;
+use super::launch::{Launcher, PATIENCE};
 use super::process::{self, Process};
 use super::roster::Inner;
 use super::table::Key;
@@ -191,6 +191,7 @@ impl Owner {
             id: self.key.1.clone(),
             bundle: self.bundle.clone(),
             config: self.roster.config.clone(),
+            patience: PATIENCE,
         }
     }
 
@@ -209,13 +210,13 @@ impl Owner {
     async fn reach(&self) -> Result<Line> {
         let _permit = self.roster.reconnects.acquire().await.map_err(|_| Error::unavailable("stopping"))?;
         let attempt = async {
-            let line = self.dial(&Bootstrap::load(&self.bundle.path().to_owned())?).await?;
+            let line = self.dial(&Bootstrap::load(self.bundle.path())?).await?;
             line.client.ping(&self.key.1).await?;
             self.ask_states(&line.client).await;
-            Ok(line)
+            Result::Ok(line)
         };
         match timeout(QUICK, attempt).await {
-            Ok(result) => result.context(|| "reconnect".to_owned()),
+            Ok(result) => result,
             Err(_) => Err(Error::deadline("the shim did not answer in time")),
         }
     }

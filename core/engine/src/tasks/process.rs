@@ -28,6 +28,8 @@ impl Process {
         if !command_line_names(pid, key) {
             return None;
         }
+        // Deprecated for types that may give out another descriptor later; an OwnedFd keeps its one.
+        #[allow(deprecated)]
         AsyncFd::with_interest(handle, Interest::READABLE).ok().map(Self)
     }
 

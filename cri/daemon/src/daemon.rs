@@ -1,0 +1,141 @@
+//! The composition root: the one place that knows every concrete part, wires them, and ends them in order.
+//!
+//! Sockets are bound first and served last; shims are reconnected to in the background. A stop signal starts one drain:
+//! no new calls, those in flight get ten seconds, pods stay as they are.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use windlass_cri::{CgroupDriver, Runtime, Server, ServerConfig};
+use windlass_engine::{Core, Options, registry, tasks};
+use windlass_model::snapshotter::Snapshotter;
+use windlass_snapshotters::{Native, Overlay};
+
+use crate::config::Config;
+use crate::systemd::{Notice, Notifier};
+use crate::{metrics, process, socket};
+
+/// How long calls in flight may take once the daemon is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs until a signal says stop.
+///
+/// # Errors
+/// Where a part cannot be brought up: a socket or a root that another daemon has, a broken database.
+pub async fn run(config: Config) -> Result<()> {
+    let started = Instant::now();
+    let systemd = Notifier::from_env();
+    // From here on a signal is a wish to stop in order.
+    let stopped = stop_signal()?;
+    let (grpc, _grpc_file) = socket::bind(&config.address)?;
+    let (events, _events_file) = socket::bind(&config.events_address)?;
+    let metrics = match config.metrics {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
+
+    let core = Core::open(options(&config)?).await?;
+    let mut services = JoinSet::new();
+    let stop = CancellationToken::new();
+    services.spawn(tasks::serve_events(core.roster().clone(), events, stop.clone()));
+    if let Some(listener) = metrics {
+        let (serving, over) = (metrics::serve(listener, core.roster().clone()), stop.clone());
+        services.spawn(async move { Ok(over.run_until_cancelled_owned(serving).await.unwrap_or_default()) });
+    }
+
+    let tenant = core.tenant(config.cri.namespace.clone());
+    let server = Server::new(server_config(&config), tenant)?;
+    server.recover().await.context("recover the pods")?;
+
+    let drain = CancellationToken::new();
+    let grpc = tokio::spawn(serve_grpc(server, grpc, drain.clone()));
+    systemd.send(Notice::Ready);
+    tracing::info!(
+        address = %config.address.display(),
+        root = %config.root.display(),
+        shims = core.roster().len(),
+        took_ms = started.elapsed().as_millis() as u64,
+        "windlassd is ready"
+    );
+
+    let name = stopped.await;
+    tracing::info!(signal = name, "windlassd stops; pods stay");
+    systemd.send(Notice::Stopping);
+    drain.cancel();
+    match tokio::time::timeout(DRAIN, grpc).await {
+        Ok(ended) => ended.context("serve gRPC")??,
+        Err(_) => tracing::warn!("calls were still in flight after {} s and are cut off", DRAIN.as_secs()),
+    }
+    stop.cancel();
+    while let Some(ended) = services.join_next().await {
+        if let Err(error) = ended.context("a service ended badly").and_then(|ended| Ok(ended?)) {
+            tracing::warn!(error = format!("{error:#}"), "while stopping");
+        }
+    }
+    core.close().await;
+    Ok(())
+}
+
+fn options(config: &Config) -> Result<Options> {
+    let snapshots = config.root.join("snapshots");
+    let drivers: Vec<Arc<dyn Snapshotter>> =
+        vec![Arc::new(Overlay::new(snapshots.join("overlay"))?), Arc::new(Native::new(snapshots.join("native"))?)];
+    Ok(Options {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        drivers,
+        registry: registry::Config { config_path: config.registry_config.clone() },
+        shim: tasks::ShimConfig {
+            shim: process::find_shim()?,
+            events_address: config.events_address.clone(),
+            api_address: config.address.clone(),
+        },
+    })
+}
+
+fn server_config(config: &Config) -> ServerConfig {
+    let cri = &config.cri;
+    let runtime = |(name, runtime): (&String, &crate::config::Runtime)| {
+        (name.clone(), Runtime { binary: runtime.binary.clone(), shim: runtime.shim.clone() })
+    };
+    ServerConfig {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        snapshotter: cri.snapshotter.clone(),
+        cgroup_driver: if cri.systemd_cgroup { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs },
+        default_runtime: cri.default_runtime.clone(),
+        runtimes: cri.runtimes.iter().map(runtime).collect(),
+        cni_conf_dir: cri.cni_conf_dir.clone(),
+        cni_bin_dirs: cri.cni_bin_dirs.clone(),
+        streaming: cri.streaming,
+    }
+}
+
+async fn serve_grpc(server: Arc<Server>, listener: UnixListener, drain: CancellationToken) -> Result<()> {
+    let (runtime, image) = server.services();
+    tonic::transport::Server::builder()
+        .add_service(runtime)
+        .add_service(image)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), drain.cancelled_owned())
+        .await
+        .context("serve gRPC")
+}
+
+/// Ends with the name of the signal that came first.
+fn stop_signal() -> Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
