@@ -1,0 +1,84 @@
+//! `windlass namespaces`: the tenants of the daemon.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use containerd_client::services::v1::namespaces_client::NamespacesClient;
+use containerd_client::services::v1::{
+    CreateNamespaceRequest, DeleteNamespaceRequest, ListNamespacesRequest, Namespace as Word,
+};
+use serde::Serialize;
+
+use crate::client::{Daemon, answered, api};
+use crate::output::{Output, Row};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List namespaces
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Make a namespace
+    Create {
+        /// Its name
+        name: String,
+        /// Its labels, as KEY=VALUE
+        #[arg(value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Remove empty namespaces
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Namespace {
+    name: String,
+    labels: BTreeMap<String, String>,
+}
+
+impl Row for Namespace {
+    const HEADS: &'static [&'static str] = &["NAME", "LABELS"];
+
+    fn cells(&self) -> Vec<String> {
+        let labels: Vec<String> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        vec![self.name.clone(), labels.join(",")]
+    }
+}
+
+pub(crate) async fn run(command: Command, daemon: &Daemon, output: &Output) -> Result<()> {
+    let mut client = api!(NamespacesClient<_>, daemon.connect().await?);
+    match command {
+        Command::Ls => {
+            let answer = client.list(ListNamespacesRequest::default()).await.map_err(answered)?;
+            let namespaces = answer.into_inner().namespaces.into_iter();
+            let namespaces =
+                namespaces.map(|word| Namespace { name: word.name, labels: word.labels.into_iter().collect() });
+            output.rows(&namespaces.collect::<Vec<_>>())
+        }
+        Command::Create { name, labels } => {
+            let namespace = Some(Word { name: name.clone(), labels: labels.into_iter().collect() });
+            let made = client.create(CreateNamespaceRequest { namespace }).await;
+            made.map_err(answered).with_context(|| format!("create {name}"))?;
+            Ok(())
+        }
+        Command::Rm { names } => {
+            for name in names {
+                let removed = client.delete(DeleteNamespaceRequest { name: name.clone() }).await;
+                removed.map_err(answered).with_context(|| format!("remove {name}"))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("a label is KEY=VALUE".into()),
+    }
+}
