@@ -43,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) details: images::Details,
     pub(crate) collector: gc::Collector,
     pub(crate) registry: registry::Client,
+    pub(crate) pulls: images::Pulls,
     pub(crate) roster: tasks::Roster,
     /// Last, so that it is released after everything else was closed.
     _lock: Lock,
@@ -153,6 +154,7 @@ impl Inner {
             details: images::Details::default(),
             collector: gc::Collector::default(),
             registry: registry::Client::new(registry),
+            pulls: images::Pulls::default(),
             roster,
             _lock: lock,
         })
@@ -166,3 +168,6 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
         Err(error) => Err(Error::with_source(Kind::Internal, "blocking work was cut off", error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

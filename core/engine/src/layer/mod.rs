@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use windlass_model::snapshotter::LayerTarget;
 use windlass_model::{Context, Digest, Error, Kind, Result};
 
+pub(crate) use compress::check_media_type;
 pub(crate) use inherit::inherit;
 
 /// How much is decompressed and hashed at once.

@@ -179,15 +179,20 @@ impl TokenRequest<'_> {
 
     /// The OAuth 2 form (RFC 6749).
     async fn post(&self, grant: &[(&str, &str)]) -> Result<String> {
+        let form = self.form(grant);
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        let response = self.http.send(&self.client, Method::POST, self.realm.clone(), headers, Some(form));
+        read_token(self.http, response.await?).await
+    }
+
+    fn form(&self, grant: &[(&str, &str)]) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.append_pair("client_id", CLIENT_ID).append_pair("scope", &self.scope).extend_pairs(grant);
         if let Some(service) = &self.service {
             form.append_pair("service", service);
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        let response = self.http.send(&self.client, Method::POST, self.realm.clone(), headers, Some(form.finish()));
-        read_token(self.http, response.await?).await
+        form.finish()
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
@@ -216,11 +217,11 @@ impl Session {
         self.candidates(|host| host.pull).iter().any(|endpoint| !endpoint.host.alternate)
     }
 
-    /// Asks one host after the other until one `takes` the answer; the registry's own error, the last, is the result.
-    pub(crate) async fn first<T>(
-        &self,
+    /// Asks one host after the other until one has the answer; the registry's own error, the last, is the result.
+    pub(crate) async fn first<'a, T>(
+        &'a self,
         can: impl Fn(&Host) -> bool,
-        mut ask: impl AsyncFnMut(&Endpoint) -> Result<T>,
+        ask: impl Fn(&'a Endpoint) -> BoxFuture<'a, Result<T>>,
     ) -> Result<T> {
         let mut failed: Option<Error> = None;
         let mut before: Vec<String> = Vec::new();

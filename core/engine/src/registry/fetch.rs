@@ -115,24 +115,21 @@ impl BlobStream {
     }
 
     async fn connect(&self) -> Result<Source> {
+        self.session.first(|host| host.pull, |endpoint| Box::pin(self.connect_to(endpoint))).await
+    }
+
+    async fn connect_to(&self, endpoint: &Endpoint) -> Result<Source> {
         let path = format!("blobs/{}", self.descriptor.digest);
         let ask = Ask { method: Method::GET, path, accept: "application/octet-stream, */*", from: self.offset };
-        self.session
-            .first(
-                |host| host.pull,
-                async |endpoint: &Endpoint| {
-                    let response = match self.session.ask(endpoint, &ask).await {
-                        // Nothing lies at an offset that must hold bytes.
-                        Err(error) if error.kind() == Kind::OutOfRange => {
-                            return Err(Error::with_source(Kind::DataLoss, "the registry's blob is too short", error));
-                        }
-                        result => result?,
-                    };
-                    let skip = self.check(&response)?;
-                    Ok(Source { response, base: endpoint.host.base.clone(), skip })
-                },
-            )
-            .await
+        let response = match self.session.ask(endpoint, &ask).await {
+            // Nothing lies at an offset that must hold bytes.
+            Err(error) if error.kind() == Kind::OutOfRange => {
+                return Err(Error::with_source(Kind::DataLoss, "the registry's blob is too short", error));
+            }
+            result => result?,
+        };
+        let skip = self.check(&response)?;
+        Ok(Source { response, base: endpoint.host.base.clone(), skip })
     }
 
     /// Looks at the head of an answer; gives the number of bytes to drop.

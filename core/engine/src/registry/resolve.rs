@@ -6,6 +6,7 @@ use reqwest::Response;
 use windlass_model::{Context, Descriptor, Digest, Error, Kind, Result};
 
 use super::client::{Ask, Endpoint, Session};
+use super::hosts::Host;
 
 /// The manifests and indexes that are understood, and a schema 1 manifest, so that it can be refused by name.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -33,12 +34,10 @@ impl Session {
     /// `DataLoss` where it answers with something else than it was asked for.
     pub(crate) async fn resolve(&self) -> Result<Resolved> {
         let by_digest = self.reference.digest().is_some();
-        self.first(
-            |host| if by_digest { host.pull } else { host.pull && host.resolve },
-            async |endpoint: &Endpoint| self.resolve_at(endpoint).await,
-        )
-        .await
-        .context(|| format!("resolve {}", self.reference))
+        let can = |host: &Host| host.pull && (by_digest || host.resolve);
+        self.first(can, |endpoint| Box::pin(self.resolve_at(endpoint)))
+            .await
+            .context(|| format!("resolve {}", self.reference))
     }
 
     /// The bytes of a manifest or index, verified.
@@ -46,18 +45,16 @@ impl Session {
         if descriptor.size > MAX_MANIFEST as u64 {
             return Err(Error::invalid(format!("manifest {} is larger than 4 MiB", descriptor.digest)));
         }
-        let path = format!("manifests/{}", descriptor.digest);
-        self.first(
-            |host| host.pull,
-            async |endpoint: &Endpoint| {
-                let response = self.ask(endpoint, &ask(Method::GET, path.clone())).await?;
-                let bytes = self.read_small(response, MAX_MANIFEST).await?;
-                check(&bytes, &descriptor.digest)?;
-                Ok(bytes)
-            },
-        )
-        .await
-        .context(|| format!("get manifest {}", descriptor.digest))
+        self.first(|host| host.pull, |endpoint| Box::pin(self.manifest_at(endpoint, descriptor)))
+            .await
+            .context(|| format!("get manifest {}", descriptor.digest))
+    }
+
+    async fn manifest_at(&self, endpoint: &Endpoint, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let response = self.ask(endpoint, &ask(Method::GET, format!("manifests/{}", descriptor.digest))).await?;
+        let bytes = self.read_small(response, MAX_MANIFEST).await?;
+        check(&bytes, &descriptor.digest)?;
+        Ok(bytes)
     }
 
     async fn resolve_at(&self, endpoint: &Endpoint) -> Result<Resolved> {

@@ -1,0 +1,137 @@
+//! The small blobs of an image: indexes, manifest and configuration.
+
+use std::sync::Arc;
+
+use windlass_model::{Context, Descriptor, Digest, Error, Kind, Result};
+
+use super::Pull;
+use super::record::Known;
+use crate::content::Sealed;
+use crate::images::image::ImageDetail;
+use crate::images::manifest::{Document, MAX_CONFIG, MAX_MANIFEST, choose};
+use crate::layer::check_media_type;
+use crate::registry::BlobStream;
+
+/// How many indexes may point at each other before a manifest comes.
+const MAX_DEPTH: usize = 4;
+
+/// Everything that is known of an image before its layers.
+pub(super) struct Documents {
+    /// From what the reference stands for down to the manifest, each pointing at the next, and then the configuration.
+    pub(super) blobs: Vec<(Descriptor, Vec<u8>)>,
+    pub(super) detail: Arc<ImageDetail>,
+}
+
+impl Documents {
+    /// What the reference stands for.
+    pub(super) fn target(&self) -> &Descriptor {
+        // `Pull::documents` begins with it.
+        &self.blobs[0].0
+    }
+}
+
+impl Pull {
+    pub(super) async fn documents(&self) -> Result<Documents> {
+        let resolved = self.session.resolve().await?;
+        let (mut descriptor, mut bytes) = (resolved.descriptor, resolved.bytes);
+        let mut blobs = Vec::new();
+        for _ in 0..MAX_DEPTH {
+            let content = match bytes.take() {
+                Some(bytes) => bytes,
+                None => self.manifest(&descriptor).await?,
+            };
+            if descriptor.size != content.len() as u64 {
+                let (told, size) = (descriptor.size, content.len());
+                return Err(Error::data_loss(format!("manifest {} has {size} bytes, not {told}", descriptor.digest)));
+            }
+            let document = Document::parse(&content, &descriptor.media_type)?;
+            descriptor.media_type = media_type(&content, &document, descriptor.media_type);
+            blobs.push((descriptor.clone(), content));
+            match document {
+                Document::Index(entries) => descriptor = choose(&entries, &self.request.platform)?.clone(),
+                Document::Manifest(manifest) => {
+                    for layer in &manifest.layers {
+                        check_media_type(&layer.media_type)?;
+                    }
+                    let config = self.config(&manifest.config).await?;
+                    let detail = ImageDetail::new(descriptor, manifest.clone(), &config)?;
+                    blobs.push((manifest.config, config));
+                    return Ok(Documents { blobs, detail: Arc::new(detail) });
+                }
+            }
+        }
+        Err(Error::invalid(format!("the image leads through more than {MAX_DEPTH} indexes")))
+    }
+
+    /// Writes the documents that this namespace does not have; `None` for those it has.
+    pub(super) async fn store_documents(&self, documents: &Documents, known: &Known) -> Result<Vec<Option<Sealed>>> {
+        let mut sealed = Vec::new();
+        for (descriptor, bytes) in &documents.blobs {
+            let new = if known.has(&descriptor.digest) { None } else { self.store(descriptor, bytes).await? };
+            sealed.push(new);
+        }
+        Ok(sealed)
+    }
+
+    async fn store(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<Option<Sealed>> {
+        // Its own name for each pull: these are too small to wait for each other.
+        let reference = format!("document-{}-{}", descriptor.digest, self.lease);
+        let mut writer = match self.tenant.content().ingest(&reference, Some(descriptor), Some(&self.lease)).await {
+            Err(error) if error.kind() == Kind::AlreadyExists => return Ok(None),
+            writer => writer?,
+        };
+        writer.write(bytes).await?;
+        writer.seal(descriptor.size, &descriptor.digest).await.map(Some)
+    }
+
+    async fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        match self.tenant.content().read(&descriptor.digest, MAX_MANIFEST).await {
+            Ok(bytes) => Ok(bytes),
+            Err(_) => self.session.manifest(descriptor).await,
+        }
+    }
+
+    async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        if descriptor.size > MAX_CONFIG {
+            return Err(Error::invalid(format!(
+                "the image's configuration has {} bytes; the limit is 4 MiB",
+                descriptor.size
+            )));
+        }
+        if let Ok(bytes) = self.tenant.content().read(&descriptor.digest, MAX_CONFIG).await {
+            return Ok(bytes);
+        }
+        loop {
+            let timeout = self.request.progress_timeout;
+            let mut stream = BlobStream::new(self.session.clone(), descriptor.clone(), 0, timeout);
+            let mut bytes = Vec::new();
+            while let Some(piece) = stream.next().await.context(|| "get the image's configuration".into())? {
+                bytes.extend_from_slice(&piece);
+            }
+            let digest = Digest::of(&bytes);
+            if digest == descriptor.digest {
+                return Ok(bytes);
+            }
+            if !stream.source().is_some_and(|host| self.session.distrust(host)) {
+                let expected = descriptor.digest;
+                return Err(Error::data_loss(format!("the image's configuration has digest {digest}, not {expected}")));
+            }
+        }
+    }
+}
+
+/// What a document calls itself, or what it was called, or what it must be.
+fn media_type(bytes: &[u8], document: &Document, called: String) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Own {
+        media_type: Option<String>,
+    }
+    let own = serde_json::from_slice::<Own>(bytes).ok().and_then(|own| own.media_type);
+    match (own.filter(|own| !own.is_empty()), document) {
+        (Some(own), _) => own,
+        (None, _) if !called.is_empty() => called,
+        (None, Document::Index(_)) => "application/vnd.oci.image.index.v1+json".into(),
+        (None, Document::Manifest(_)) => "application/vnd.oci.image.manifest.v1+json".into(),
+    }
+}
