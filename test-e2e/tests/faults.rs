@@ -86,8 +86,8 @@ async fn a_plugin_that_hangs_holds_only_its_own_pod() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_call_goes_on_and_its_retry_joins_it() -> Result<()> {
     let mut node = Node::start().await?;
-    if node.setup.flavour == Flavour::Containerd {
-        return node.finish().await;
+    if node.excused("it does otherwise") {
+        return Ok(());
     }
     let image = node.busybox().await?;
     let gate = Gate::open_at(node.dir(), "cni");
@@ -175,6 +175,7 @@ async fn a_registry_that_refuses_or_lies() -> Result<()> {
     ensure!(code(&node.cri.pull("UPPER CASE/is:bad").await) != Code::Ok);
     let layer = || Where::Blob(image.layers[1].clone());
     let faults = [
+        (Where::Blob(image.layers[0].clone()), Fault::Corrupt),
         (Where::Manifests, Fault::Status(401)),
         (Where::Manifests, Fault::Status(404)),
         (Where::Everything, Fault::Status(500)),
@@ -185,7 +186,6 @@ async fn a_registry_that_refuses_or_lies() -> Result<()> {
         (layer(), Fault::Corrupt),
         (layer(), Fault::Truncate(1000)),
         (layer(), Fault::Rubbish),
-        (Where::Blob(image.layers[0].clone()), Fault::Corrupt),
     ];
     for (place, fault) in faults {
         if node.setup.flavour == Flavour::Containerd && place == Where::Manifests && fault == Fault::Corrupt {
@@ -260,7 +260,7 @@ async fn a_registry_that_asks_who_is_there() -> Result<()> {
 async fn a_registry_that_falls_silent_holds_only_its_own_pull() -> Result<()> {
     let mut node = Node::start().await?;
     let registry = Troublemaker::start()?;
-    let image = Recipe::new().layer(Layer::busybox(Compression::Gzip)?).build()?;
+    let image = Recipe::new().layer(Layer::of_file(Compression::None, "slow", &noise(100_000, 9))?).build()?;
     let reference = registry.hold("silent", "1", &image);
     registry.fail(Where::Blob(image.layers[0].clone()), Fault::Stall(1000), usize::MAX);
     let (client, theirs) = (node.cri.clone(), reference.clone());
@@ -426,8 +426,8 @@ async fn a_frozen_shim_holds_only_its_own_pod() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_is_refused() -> Result<()> {
     let mut node = Node::start().await?;
-    if node.setup.flavour == Flavour::Containerd {
-        return node.finish().await;
+    if node.excused("it does otherwise") {
+        return Ok(());
     }
     let image = node.busybox().await?;
     let mut second = node.setup.clone();
@@ -450,9 +450,9 @@ async fn a_second_daemon_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_is_refused_with_its_line() -> Result<()> {
-    let node = Node::start().await?;
-    if node.setup.flavour == Flavour::Containerd {
-        return node.finish().await;
+    let mut node = Node::start().await?;
+    if node.excused("it does otherwise") {
+        return Ok(());
     }
     let path = node.dir().join("wrong.toml");
     std::fs::write(&path, "version = 1\n\n[cri]\nsnapshotter = \"overlay\"\nsnapshoter = \"native\"\n")?;
