@@ -119,6 +119,18 @@ impl Layout {
         Ok(())
     }
 
+    /// Moves a process to the roots of all hierarchies, out of whatever cgroup it is in.
+    ///
+    /// # Errors
+    /// Where the process is gone or the kernel refuses.
+    pub fn leave(&self, pid: u32) -> Result<()> {
+        let roots = match self {
+            Self::V1(hierarchies) => hierarchies.as_slice(),
+            Self::V2(root) => std::slice::from_ref(root),
+        };
+        roots.iter().try_for_each(|root| write(&root.join("cgroup.procs"), &pid.to_string()))
+    }
+
     /// The processes in the cgroup and in those below it; none where it is missing.
     ///
     /// # Errors

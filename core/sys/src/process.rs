@@ -123,6 +123,26 @@ pub fn restore_sigpipe() -> Result<()> {
         .map_err(|error| errno(error, || "restore SIGPIPE".into()))
 }
 
+/// Has the kernel take away this process's ended children by itself.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn ignore_children() -> Result<()> {
+    use nix::sys::signal::{SigHandler, Signal};
+    // JUSTIFICATION: process 1 of a namespace must leave no zombies, and needs no other code for it.
+    // SAFETY: ignoring a signal runs no code of this process.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }
+        .map(drop)
+        .map_err(|error| errno(error, || "ignore SIGCHLD".into()))
+}
+
+/// Sends `SIGKILL` to the process group that `leader` leads.
+pub fn kill_group(leader: u32) {
+    if let Some(group) = i32::try_from(leader).ok().and_then(Pid::from_raw) {
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+    }
+}
+
 /// This process's `oom_score_adj`.
 ///
 /// # Errors

@@ -1,0 +1,282 @@
+//! A container's bundle: what the shim must know of its specification, the root file system, and the note that lets
+//! another process clean up after a shim that was killed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use windlass_model::{Context, Error, Kind, Mount, Result};
+use windlass_sys::cgroup::{self, Layout};
+use windlass_sys::mount;
+use windlass_wire::words;
+
+/// The folder in a container's bundle where OCI runtimes keep their state.
+pub const STATE_DIR: &str = "oci";
+/// The folder in a pod's bundle with a note for each container.
+const NOTES_DIR: &str = "containers";
+
+/// What the shim takes from `config.json`; the OCI runtime reads the rest.
+#[derive(Debug, Deserialize)]
+struct Spec {
+    process: Option<Process>,
+    hooks: Option<BTreeMap<String, Vec<IgnoredAny>>>,
+    linux: Option<Linux>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Process {
+    #[serde(default)]
+    terminal: bool,
+    #[serde(default)]
+    user: User,
+    oom_score_adj: Option<i32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct User {
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Linux {
+    cgroups_path: Option<String>,
+    #[serde(default)]
+    namespaces: Vec<Namespace>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    path: Option<String>,
+}
+
+/// What a machine and a shim allow, by which a specification is corrected.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The cgroups.
+    pub layout: Layout,
+    /// The lowest `oom_score_adj` that the kernel lets our children have; nothing where any goes.
+    pub lowest_oom_score: Option<i32>,
+}
+
+/// A container's folder and what the shim knows of its specification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The container.
+    pub id: String,
+    /// The folder.
+    pub path: PathBuf,
+    /// Its cgroup, as the specification names it.
+    pub cgroup: String,
+    /// The OCI runtime's executable; nothing for the one built in.
+    pub runtime: Option<PathBuf>,
+    /// Where that runtime keeps its state.
+    pub state: PathBuf,
+    /// Who the first process runs as: user, group.
+    #[serde(skip)]
+    pub owner: (u32, u32),
+    /// The names of its hooks that have something to do.
+    #[serde(skip)]
+    pub hooks: Vec<String>,
+    /// The container's processes end with its first one, because it is process 1 of their namespace.
+    #[serde(skip)]
+    pub own_pids: bool,
+}
+
+impl Bundle {
+    /// Reads the specification in `path`, corrects what cannot work on this machine, and says what must be known.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] without a `config.json`, [`Kind::InvalidArgument`] where it is not a specification.
+    pub fn load(id: &str, path: &Path, terminal: bool, limits: &Limits) -> Result<Self> {
+        let file = path.join(words::SPEC_FILE);
+        let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
+        let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
+        let spec: Spec = serde_json::from_slice(&bytes).map_err(refuse)?;
+        let process = spec.process.ok_or_else(|| Error::invalid(format!("{} has no process", file.display())))?;
+        let linux = spec.linux.ok_or_else(|| Error::invalid(format!("{} is not for Linux", file.display())))?;
+
+        let mut changes: Vec<(&str, Value)> = Vec::new();
+        let cgroup = match linux.cgroups_path.as_deref() {
+            None | Some("") => format!("/windlass/{id}"),
+            // Only with version 2 does systemd let others into the cgroups of its units; the place is the same.
+            Some(path) if !limits.layout.is_v2() && !path.starts_with('/') => {
+                format!("/{}", cgroup::relative(path)?.display())
+            }
+            Some(path) => path.to_owned(),
+        };
+        if linux.cgroups_path.as_deref() != Some(&cgroup) {
+            changes.push(("/linux/cgroupsPath", Value::from(cgroup.clone())));
+        }
+        if process.terminal != terminal {
+            changes.push(("/process/terminal", Value::from(terminal)));
+        }
+        changes.extend(limits.oom_change(process.oom_score_adj).map(|score| ("/process/oomScoreAdj", score)));
+        if !changes.is_empty() {
+            amend(&file, &bytes, &changes)?;
+        }
+
+        let hooks = spec.hooks.unwrap_or_default();
+        Ok(Self {
+            id: id.into(),
+            path: path.into(),
+            cgroup,
+            runtime: None,
+            state: path.join(STATE_DIR),
+            owner: (process.user.uid, process.user.gid),
+            hooks: hooks.into_iter().filter(|(_, list)| !list.is_empty()).map(|(name, _)| name).collect(),
+            own_pids: linux
+                .namespaces
+                .iter()
+                .any(|namespace| namespace.kind == "pid" && namespace.path.as_ref().is_none_or(String::is_empty)),
+        })
+    }
+
+    /// Where the root file system is mounted.
+    pub fn rootfs(&self) -> PathBuf {
+        self.path.join(words::ROOTFS_DIR)
+    }
+
+    /// Mounts the root file system.
+    ///
+    /// # Errors
+    /// Where a mount fails; then none is left.
+    pub fn mount(&self, mounts: &[Mount]) -> Result<()> {
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        let rootfs = self.rootfs();
+        fs::create_dir_all(&rootfs).context(|| format!("make {}", rootfs.display()))?;
+        mount::mount_all(mounts, &rootfs)
+    }
+
+    /// Takes away what [`Bundle::mount`] put there, and the runtime's state.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn clear(&self) -> Result<()> {
+        mount::unmount(&self.rootfs())?;
+        match fs::remove_dir_all(self.state.join(&self.id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context(|| format!("remove the runtime's state of {}", self.id))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves a note in the pod's bundle, by which `delete` finds this container after the shim was killed.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn note(&self, pod: &Path) -> Result<()> {
+        let folder = pod.join(NOTES_DIR);
+        fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
+        let bytes = serde_json::to_vec(self).map_err(|error| Error::with_source(Kind::Internal, "a note", error))?;
+        windlass_sys::fs::write_atomic(&folder.join(&self.id), &bytes)
+    }
+
+    /// Takes the note away.
+    pub fn forget(&self, pod: &Path) {
+        fs::remove_file(pod.join(NOTES_DIR).join(&self.id)).ok();
+    }
+
+    /// All containers that have a note in a pod's bundle.
+    pub fn noted(pod: &Path) -> Vec<Self> {
+        let Ok(entries) = fs::read_dir(pod.join(NOTES_DIR)) else { return Vec::new() };
+        let read = |path: PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        entries.flatten().filter_map(|entry| read(entry.path())).collect()
+    }
+}
+
+impl Limits {
+    /// The score that takes the place of `wanted`, where the kernel would refuse it.
+    fn oom_change(&self, wanted: Option<i32>) -> Option<Value> {
+        let lowest = self.lowest_oom_score?;
+        wanted.filter(|wanted| *wanted < lowest).map(|_| Value::from(lowest))
+    }
+}
+
+/// Writes the specification of an exec where an OCI runtime can read it; says who it runs as.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] where it is not a process.
+pub fn write_process(file: &Path, spec: &[u8], terminal: bool, limits: &Limits) -> Result<(u32, u32)> {
+    let refuse = |error| Error::with_source(Kind::InvalidArgument, "the process to execute", error);
+    let process: Process = serde_json::from_slice(spec).map_err(refuse)?;
+    let mut changes = Vec::new();
+    if process.terminal != terminal {
+        changes.push(("/terminal", Value::from(terminal)));
+    }
+    changes.extend(limits.oom_change(process.oom_score_adj).map(|score| ("/oomScoreAdj", score)));
+    if changes.is_empty() {
+        fs::write(file, spec).context(|| format!("write {}", file.display()))?;
+    } else {
+        amend(file, spec, &changes)?;
+    }
+    Ok((process.user.uid, process.user.gid))
+}
+
+/// Writes `bytes`, a JSON object, to `file` with `changes` (pointer, value).
+fn amend(file: &Path, bytes: &[u8], changes: &[(&str, Value)]) -> Result<()> {
+    let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
+    let mut document: Value = serde_json::from_slice(bytes).map_err(refuse)?;
+    for (pointer, value) in changes {
+        let (parent, name) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+        if let Some(Value::Object(parent)) = document.pointer_mut(parent) {
+            parent.insert(name.into(), value.clone());
+        }
+    }
+    let bytes = serde_json::to_vec(&document).map_err(refuse)?;
+    windlass_sys::fs::write_atomic(file, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { layout: Layout::V1(vec!["/sys/fs/cgroup/memory".into()]), lowest_oom_score: Some(0) }
+    }
+
+    #[test]
+    fn a_specification_is_corrected_to_what_can_work() {
+        let dir = std::env::temp_dir().join(format!("w-bundle-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let spec = r#"{"ociVersion":"1.1.0","process":{"args":["a"],"oomScoreAdj":-998,"user":{"uid":5,"gid":6}},
+            "hooks":{"poststop":[{"path":"/x"}],"prestart":[]},"linux":{"cgroupsPath":"a-b.slice:cri:c",
+            "namespaces":[{"type":"pid"},{"type":"ipc","path":"/proc/1/ns/ipc"}]}}"#;
+        fs::write(dir.join("config.json"), spec).unwrap();
+        let bundle = Bundle::load("c", &dir, true, &limits()).unwrap();
+        let written: Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+        bundle.note(&dir).unwrap();
+        let noted = Bundle::noted(&dir);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((bundle.cgroup.as_str(), bundle.owner), ("/a.slice/a-b.slice/cri-c.scope", (5, 6)));
+        assert_eq!((bundle.hooks, bundle.own_pids), (vec!["poststop".to_owned()], true));
+        assert_eq!(written["process"]["oomScoreAdj"], 0);
+        assert_eq!(written["process"]["terminal"], true);
+        assert_eq!(written["linux"]["cgroupsPath"], "/a.slice/a-b.slice/cri-c.scope");
+        assert_eq!(noted[0].cgroup, "/a.slice/a-b.slice/cri-c.scope");
+    }
+
+    #[test]
+    fn what_is_no_specification_is_refused() {
+        let dir = std::env::temp_dir().join(format!("w-bundle-bad-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        assert!(Bundle::load("c", &dir, false, &limits()).unwrap_err().is_not_found());
+        for bad in ["", "{}", "[]", r#"{"process":{}}"#] {
+            fs::write(dir.join("config.json"), bad).unwrap();
+            assert_eq!(Bundle::load("c", &dir, false, &limits()).unwrap_err().kind(), Kind::InvalidArgument, "{bad}");
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,148 @@
+//! The verbs that only ask: state, wait, pids, stats, connect.
+
+use windlass_model::process::Exit;
+use windlass_model::{Result, Timestamp};
+use windlass_sys::cgroup::Usage;
+use windlass_wire::protobuf::MessageField;
+use windlass_wire::task::{
+    ConnectResponse, Empty, PidsResponse, ProcessDetails, ProcessInfo, StateRequest, StateResponse, StatsResponse,
+    WaitRequest,
+};
+use windlass_wire::{convert, metrics, words};
+
+use super::{Pod, answer};
+use crate::serve::Reply;
+
+impl Pod {
+    pub(super) fn wait(&mut self, request: &WaitRequest, reply: Reply<Exit>) {
+        match self.process(&request.id, &request.exec_id) {
+            Ok(process) => match process.exit {
+                Some(exit) => answer(reply, Ok(exit)),
+                None => process.waiting.push(reply),
+            },
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    pub(super) fn state(&mut self, request: &StateRequest) -> Result<StateResponse> {
+        let bundle = self.container(&request.id)?.bundle.path.display().to_string();
+        let process = self.process(&request.id, &request.exec_id)?;
+        let exit = process.exit;
+        Ok(StateResponse {
+            id: request.id.clone(),
+            bundle,
+            pid: process.pid,
+            status: convert::state(process.state()),
+            stdin: process.wish.stdin.clone(),
+            stdout: process.wish.stdout.clone(),
+            stderr: process.wish.stderr.clone(),
+            terminal: process.wish.terminal,
+            exit_status: exit.map_or(0, |exit| exit.status),
+            exited_at: exit.map_or_else(MessageField::none, |exit| convert::timestamp(exit.at)),
+            exec_id: request.exec_id.clone(),
+            ..StateResponse::default()
+        })
+    }
+
+    pub(super) fn pids(&mut self, id: &str) -> Result<PidsResponse> {
+        let layout = self.limits.layout.clone();
+        let container = self.container(id)?;
+        let mut processes = Vec::new();
+        for pid in layout.processes(&container.bundle.cgroup)? {
+            let exec = container.execs.iter().find(|(_, exec)| exec.process.pid == pid);
+            let info = exec.map(|(name, _)| {
+                let details = ProcessDetails { exec_id: name.clone(), ..ProcessDetails::default() };
+                convert::any(words::TYPE_PROCESS_DETAILS, &details)
+            });
+            let info = MessageField::from_option(info.transpose()?);
+            processes.push(ProcessInfo { pid, info, ..ProcessInfo::default() });
+        }
+        Ok(PidsResponse { processes, ..PidsResponse::default() })
+    }
+
+    pub(super) fn stats(&mut self, id: &str) -> Result<StatsResponse> {
+        let layout = self.limits.layout.clone();
+        let usage = Usage::read(&layout, &self.container(id)?.bundle.cgroup)?;
+        let any = if layout.is_v2() {
+            convert::any(words::TYPE_METRICS_V2, &metrics_v2(&usage))?
+        } else {
+            convert::any(words::TYPE_METRICS_V1, &metrics_v1(&usage))?
+        };
+        Ok(StatsResponse { stats: MessageField::some(any), ..StatsResponse::default() })
+    }
+
+    pub(super) fn connect(&mut self, id: &str) -> Result<ConnectResponse> {
+        let task_pid = self.containers.get(id).map_or(0, |container| container.init.pid);
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid,
+            version: "v3".into(),
+            ..ConnectResponse::default()
+        })
+    }
+
+    /// Ends a shim that serves no pod and has no container left.
+    pub(super) fn shutdown(&mut self, now: bool) -> Result<Empty> {
+        if now || (self.containers.is_empty() && !self.sandbox.is_pod()) {
+            self.over = true;
+        }
+        Ok(Empty::default())
+    }
+
+    pub(super) fn oom_killed(&mut self, container: &str) {
+        self.outbox.publish(windlass_model::event::Event::TaskOom { container: container.into() });
+    }
+}
+
+fn metrics_v1(usage: &Usage) -> metrics::v1::Metrics {
+    use metrics::v1::{CPUStat, CPUUsage, MemoryEntry, MemoryStat, Metrics, PidsStat};
+    let cpu = CPUUsage {
+        total: usage.cpu_nanos,
+        user: usage.cpu_user_nanos,
+        kernel: usage.cpu_system_nanos,
+        ..CPUUsage::default()
+    };
+    let memory = MemoryEntry { usage: usage.memory, limit: usage.memory_limit, ..MemoryEntry::default() };
+    Metrics {
+        pids: MessageField::some(PidsStat { current: usage.pids, limit: usage.pids_limit, ..PidsStat::default() }),
+        cpu: MessageField::some(CPUStat { usage: MessageField::some(cpu), ..CPUStat::default() }),
+        memory: MessageField::some(MemoryStat {
+            usage: MessageField::some(memory),
+            total_inactive_file: usage.inactive_file,
+            total_rss: usage.anonymous,
+            rss: usage.anonymous,
+            pg_fault: usage.faults,
+            pg_maj_fault: usage.major_faults,
+            ..MemoryStat::default()
+        }),
+        ..Metrics::default()
+    }
+}
+
+fn metrics_v2(usage: &Usage) -> metrics::v2::Metrics {
+    use metrics::v2::{CPUStat, MemoryStat, Metrics, PidsStat};
+    Metrics {
+        pids: MessageField::some(PidsStat { current: usage.pids, limit: usage.pids_limit, ..PidsStat::default() }),
+        cpu: MessageField::some(CPUStat {
+            usage_usec: usage.cpu_nanos / 1000,
+            user_usec: usage.cpu_user_nanos / 1000,
+            system_usec: usage.cpu_system_nanos / 1000,
+            ..CPUStat::default()
+        }),
+        memory: MessageField::some(MemoryStat {
+            usage: usage.memory,
+            usage_limit: usage.memory_limit,
+            inactive_file: usage.inactive_file,
+            anon: usage.anonymous,
+            pgfault: usage.faults,
+            pgmajfault: usage.major_faults,
+            ..MemoryStat::default()
+        }),
+        ..Metrics::default()
+    }
+}
+
+/// The end of a process that was never there to be seen.
+pub(super) fn unseen() -> Exit {
+    Exit { status: 137, at: Timestamp::now() }
+}

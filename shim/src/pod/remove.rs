@@ -1,0 +1,160 @@
+//! Forgetting: execs and containers, with what they leave in the kernel and on disk.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use windlass_model::event::Event;
+use windlass_model::process::State;
+use windlass_model::{Error, Result};
+use windlass_sys::cgroup::Layout;
+use windlass_wire::convert;
+use windlass_wire::task::{CreateTaskResponse, DeleteRequest, DeleteResponse};
+
+use super::{Done, Pod, answer, finish_call, query};
+use crate::bundle::Bundle;
+use crate::oci::{Call, Verb};
+use crate::process::Process;
+use crate::serve::Reply;
+
+/// How long killed processes may take to leave their cgroup.
+const LEAVE: Duration = Duration::from_secs(5);
+
+impl Pod {
+    pub(super) fn delete(&mut self, request: DeleteRequest, reply: Reply<DeleteResponse>) {
+        if !request.exec_id.is_empty() {
+            return answer(reply, self.delete_exec(&request.id, &request.exec_id));
+        }
+        let Some(container) = self.containers.get_mut(&request.id) else {
+            return answer(reply, Err(Error::not_found(format!("container {}", request.id))));
+        };
+        if let Some(waiting) = &mut container.removal {
+            return waiting.push(reply);
+        }
+        match (container.init.busy, container.init.state()) {
+            (false, State::Stopped) => {
+                container.removal = Some(vec![reply]);
+                self.remove(&request.id, None);
+            }
+            // What waits for its start is ended first; the removal follows its exit.
+            (false, State::Created) => {
+                container.removal = Some(vec![reply]);
+                if container.init.ending.is_none() {
+                    container.init.signal(9).ok();
+                }
+            }
+            (busy, state) => {
+                let what = if busy { "another call is under way".into() } else { format!("it is {state:?}") };
+                let refusal = format!("cannot delete container {}: {what}", request.id);
+                answer(reply, Err(Error::precondition(refusal.to_lowercase())));
+            }
+        }
+    }
+
+    fn delete_exec(&mut self, id: &str, name: &str) -> Result<DeleteResponse> {
+        let container = self.container(id)?;
+        let exec = container.execs.get(name).ok_or_else(|| Error::not_found(format!("exec {name}")))?;
+        let process = &exec.process;
+        if process.busy || !matches!(process.state(), State::Unknown | State::Stopped) {
+            return Err(Error::precondition(format!("cannot delete exec {name}: it has not ended")));
+        }
+        let response = deleted(process);
+        container.execs.remove(name);
+        Ok(response)
+    }
+
+    /// Takes away what a container leaves, as a piece of work; `failed` is the creation that did not succeed.
+    pub(super) fn remove(&mut self, id: &str, failed: Option<(Error, Reply<CreateTaskResponse>)>) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let bundle = container.bundle.clone();
+        container.oom = None;
+        let hooked = bundle.hooks.iter().any(|hook| hook == "poststop");
+        let call = if bundle.runtime.is_some() || hooked {
+            self.caller.call(&bundle, &Verb::Delete, container.systemd, None, None).ok()
+        } else {
+            None
+        };
+        let call = call.map(|call| {
+            let status = self.exits.expect_call(call.pid);
+            (call, status)
+        });
+        if call.is_some() {
+            // The call makes no process that would have to be claimed.
+            self.exits.finish_call();
+        }
+        let (layout, limit) = (self.limits.layout.clone(), self.call_limit);
+        let container = id.to_owned();
+        self.work.spawn(async move {
+            let result = take_away(&layout, &bundle, call, limit).await;
+            Done::Removed { container, result, failed }
+        });
+    }
+
+    pub(super) fn removed(&mut self, id: &str, result: Result<()>, failed: Option<(Error, Reply<CreateTaskResponse>)>) {
+        let Some(mut container) = self.containers.remove(id) else { return };
+        if let Some((error, reply)) = failed {
+            container.bundle.forget(&self.bundle);
+            answer(reply, Err(error));
+            return self.check_stopped();
+        }
+        let waiting = container.removal.take().unwrap_or_default();
+        match result {
+            Ok(()) => {
+                container.bundle.forget(&self.bundle);
+                let exit = container.init.exit.unwrap_or_else(query::unseen);
+                for reply in waiting {
+                    answer(reply, Ok(deleted(&container.init)));
+                }
+                self.outbox.publish(Event::TaskDelete {
+                    container: id.into(),
+                    pid: container.init.pid,
+                    status: exit.status,
+                    at: exit.at,
+                });
+            }
+            Err(error) => {
+                // It stays, so that the removal can be tried again.
+                for reply in waiting {
+                    answer(reply, Err(error.share()));
+                }
+                self.containers.insert(id.into(), container);
+            }
+        }
+    }
+}
+
+fn deleted(process: &Process) -> DeleteResponse {
+    let exit = process.exit.unwrap_or_else(query::unseen);
+    DeleteResponse {
+        pid: process.pid,
+        exit_status: exit.status,
+        exited_at: convert::timestamp(exit.at),
+        ..DeleteResponse::default()
+    }
+}
+
+/// Lets the runtime forget, kills what is left, and removes cgroup, mounts and state.
+async fn take_away(
+    layout: &Layout,
+    bundle: &Bundle,
+    call: Option<(Call, oneshot::Receiver<u32>)>,
+    limit: Duration,
+) -> Result<()> {
+    if let Some((call, status)) = call
+        && let Err(error) = finish_call(call, status, limit).await
+    {
+        // What it should have done is done below.
+        eprintln!("delete of container {}: {error}", bundle.id);
+    }
+    layout.kill(&bundle.cgroup)?;
+    let deadline = Instant::now() + LEAVE;
+    let mut pause = Duration::from_millis(1);
+    while !layout.try_remove(&bundle.cgroup)? {
+        if Instant::now() > deadline {
+            return Err(Error::internal(format!("processes of container {} do not end", bundle.id)));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+        layout.kill(&bundle.cgroup)?;
+    }
+    bundle.clear()
+}
