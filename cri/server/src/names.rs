@@ -39,11 +39,6 @@ struct Leave {
 }
 
 impl Verbs {
-    /// No verb at work.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Runs `work` as `verb` of `subject`, after those that came before it; if the same verb of that subject is at work
     /// or waits already, its result is awaited instead and `work` is dropped.
     ///
@@ -75,7 +70,8 @@ impl Verbs {
         self.admit(subject.into(), verb, work);
     }
 
-    /// True while any verb of `subject` is at work or waits.
+    /// True while any verb of `subject` is at work or waits; for tests.
+    #[cfg(test)]
     pub fn is_busy(&self, subject: &str) -> bool {
         self.subjects.lock().contains_key(subject)
     }
@@ -148,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_retry_joins_and_gets_the_same_result() {
-        let verbs = Verbs::new();
+        let verbs = Verbs::default();
         let runs = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(Notify::new());
         let work = || {
@@ -171,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_caller_cancels_nothing() {
-        let verbs = Verbs::new();
+        let verbs = Verbs::default();
         let done = Arc::new(Notify::new());
         let signal = done.clone();
         let call = verbs.join("pod/a", "run", async move {
@@ -185,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn different_verbs_take_turns_and_an_error_reaches_every_caller() {
-        let verbs = Verbs::new();
+        let verbs = Verbs::default();
         let order = Arc::new(Mutex::new(Vec::new()));
         let step = |name: &'static str, wait: u64| {
             let order = order.clone();
@@ -210,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_frees_the_subject() {
-        let verbs = Verbs::new();
+        let verbs = Verbs::default();
         let bad = verbs.join::<(), _>("pod/a", "run", async { panic!("on purpose") }).await;
         assert_eq!(bad.unwrap_err().kind(), windlass_model::Kind::Internal);
         verbs.join("pod/a", "stop", async { Ok(()) }).await.unwrap();

@@ -12,7 +12,7 @@ mod rootfs;
 mod signal;
 mod spec;
 mod start;
-pub(crate) mod status;
+mod status;
 mod stop;
 mod user;
 mod volume;
@@ -28,7 +28,7 @@ use windlass_model::{Error, Id, Result};
 
 use crate::Server;
 use crate::pod::blocking;
-pub(crate) use record::{Container, Rung, Step};
+pub(crate) use record::{Container, Step};
 
 /// How many letters of an id are enough to ask for, where no other id begins with them.
 const SHORTEST_PREFIX: usize = 4;
@@ -167,7 +167,7 @@ fn subject(id: &Id) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::record::tests::container;
+    use super::record::{Rung, tests::container};
     use super::*;
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use windlass_cri_api::v1;
-use windlass_model::Result;
+use windlass_model::{Id, Result};
 
 use super::{Container, signal};
 use crate::Server;
@@ -30,6 +30,12 @@ impl Server {
         let all = self.containers.all();
         let passing = all.iter().filter(|container| container.is_visible() && passes(container, &filter));
         Ok(v1::ListContainersResponse { containers: passing.map(|container| item(container)).collect() })
+    }
+
+    /// The status of each container of a pod, oldest first.
+    pub(crate) async fn container_statuses_of(&self, pod: &Id) -> Vec<v1::ContainerStatus> {
+        let all = self.containers.of_pod(pod);
+        all.iter().filter(|container| container.is_visible()).map(|container| status(container)).collect()
     }
 
     /// What a person who debugs wants to see.
@@ -69,7 +75,7 @@ fn image(container: &Container) -> v1::ImageSpec {
 }
 
 /// A container as lists have it.
-pub(crate) fn item(container: &Container) -> v1::Container {
+fn item(container: &Container) -> v1::Container {
     v1::Container {
         id: container.id.to_string(),
         pod_sandbox_id: container.pod.to_string(),
@@ -85,7 +91,7 @@ pub(crate) fn item(container: &Container) -> v1::Container {
 }
 
 /// A container in full.
-pub(crate) fn status(container: &Container) -> v1::ContainerStatus {
+fn status(container: &Container) -> v1::ContainerStatus {
     let config = &container.config;
     let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone());
     let user = v1::LinuxContainerUser {

@@ -26,6 +26,9 @@ const LONGEST_OUTPUT: usize = 1024 * 1024;
 /// How much of a plugin's standard error is kept for a message, in bytes.
 const LONGEST_COMPLAINT: usize = 4096;
 
+/// What systemd tells the daemon alone.
+const DAEMONS_OWN: [&str; 5] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC"];
+
 /// "Try again later" among the error codes of the specification.
 const TRY_AGAIN: u64 = 11;
 
@@ -173,6 +176,10 @@ impl Plugins {
     fn spawn(&self, verb: Verb, call: &Call<'_>, path: &Path) -> std::io::Result<Child> {
         let folders = std::env::join_paths(&self.folders).map_err(std::io::Error::other)?;
         let mut command = Command::new(path);
+        // The rest is handed on: plugins find their tools by PATH, and some an API server by other variables.
+        DAEMONS_OWN.iter().for_each(|name| {
+            command.env_remove(name);
+        });
         command.env("CNI_COMMAND", verb.word()).env("CNI_CONTAINERID", call.id).env("CNI_IFNAME", call.interface);
         command.env("CNI_NETNS", call.netns.unwrap_or(Path::new(""))).env("CNI_ARGS", call.args);
         command.env("CNI_PATH", folders).current_dir("/").process_group(0).kill_on_drop(true);
@@ -296,5 +303,4 @@ fn start_of(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "cni_tests.rs"]
 mod tests;

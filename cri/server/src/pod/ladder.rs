@@ -168,3 +168,6 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::internal(format!("work on a pod broke off: {error}")))?
 }
+
+#[cfg(test)]
+mod tests;

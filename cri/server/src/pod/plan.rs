@@ -327,5 +327,4 @@ fn port_mappings(asked: &[v1::PortMapping]) -> Result<Vec<Value>> {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

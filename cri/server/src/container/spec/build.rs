@@ -43,7 +43,7 @@ pub(crate) fn spec(container: &Container, parts: &Parts<'_>) -> Result<Spec> {
     let config = &container.config;
     let context = context(config);
     let privileged = context.is_some_and(|context| context.privileged);
-    let mounts = mounts::mounts(config, parts.volumes, parts.pod, privileged, parts.host)?;
+    let mounts = mounts::mounts(config, parts.volumes, parts.pod, privileged)?;
     let read_only = context.is_some_and(|context| context.readonly_rootfs);
     let root = RootBuilder::default().path("rootfs").readonly(read_only).build().map_err(broken)?;
     let args = args(config, &container.defaults)?;

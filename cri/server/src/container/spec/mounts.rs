@@ -8,7 +8,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use windlass_cri_api::v1;
 use windlass_model::{Context as _, Error, Result};
 
-use super::{Host, PodFacts};
+use super::PodFacts;
 
 /// A place, a file-system type, a source and options.
 type Row = (&'static str, &'static str, &'static str, &'static [&'static str]);
@@ -37,7 +37,6 @@ pub(super) fn mounts(
     volumes: &[(PathBuf, PathBuf)],
     pod: &PodFacts,
     privileged: bool,
-    host: &Host,
 ) -> Result<Mounts> {
     let asked: HashSet<PathBuf> = config.mounts.iter().map(|mount| clean(Path::new(&mount.container_path))).collect();
     let replaced = |place: &Path| {
@@ -183,7 +182,6 @@ fn mount(place: &Path, kind: &str, source: &Path, options: &[&str]) -> Result<Mo
 #[cfg(test)]
 mod tests {
     use super::super::build::tests::pod;
-    use super::super::security::tests::host;
     use super::*;
 
     fn config(mounts: Vec<v1::Mount>) -> v1::ContainerConfig {
@@ -195,7 +193,7 @@ mod tests {
     }
 
     fn places(config: &v1::ContainerConfig) -> Vec<String> {
-        let mounts = mounts(config, &[], &pod(), false, &host()).unwrap().mounts;
+        let mounts = mounts(config, &[], &pod(), false).unwrap().mounts;
         mounts.iter().map(|mount| mount.destination().display().to_string()).collect()
     }
 
@@ -220,7 +218,7 @@ mod tests {
     fn access_is_as_asked() {
         let read_only = v1::Mount { readonly: true, ..asked("/r", "/x") };
         let deep = v1::Mount { readonly: true, recursive_read_only: true, ..asked("/d", "/x") };
-        let all = mounts(&config(vec![read_only, deep]), &[], &pod(), false, &host()).unwrap().mounts;
+        let all = mounts(&config(vec![read_only, deep]), &[], &pod(), false).unwrap().mounts;
         let options = |place: &str| {
             let found = all.iter().find(|mount| mount.destination() == Path::new(place)).unwrap();
             found.options().clone().unwrap()
@@ -228,7 +226,7 @@ mod tests {
         assert_eq!(options("/r"), ["rbind", "rprivate", "ro"]);
         assert_eq!(options("/d"), ["rbind", "rprivate", "rro"]);
         assert!(options("/sys").contains(&"ro".into()));
-        let privileged = mounts(&config(vec![]), &[], &pod(), true, &host()).unwrap().mounts;
+        let privileged = mounts(&config(vec![]), &[], &pod(), true).unwrap().mounts;
         let sys = privileged.iter().find(|mount| mount.destination() == Path::new("/sys")).unwrap();
         assert!(sys.options().clone().unwrap().contains(&"rw".into()));
     }

@@ -1,3 +1,5 @@
+//! Plugins that are shell scripts: what they are told, and how their failures are told.
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 

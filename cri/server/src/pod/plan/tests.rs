@@ -1,3 +1,5 @@
+//! Requests, good and bad, against the plans they make.
+
 use std::collections::HashMap;
 
 use windlass_model::Kind;
