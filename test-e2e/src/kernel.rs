@@ -123,3 +123,31 @@ pub fn memory_kib(pid: u32, file: &str, key: &str) -> u64 {
     let line = text.lines().find(|line| line.split(':').next() == Some(key));
     line.and_then(|line| line.split_whitespace().nth(1)).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
+
+/// The CPU time in milliseconds that a cgroup and all below it have used, those that are gone included.
+pub fn cgroup_cpu_ms(name: &str) -> f64 {
+    let name = name.trim_matches('/');
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    if let Ok(nanos) = read(format!("/sys/fs/cgroup/cpuacct/{name}/cpuacct.usage")).trim().parse::<f64>() {
+        return nanos / 1e6;
+    }
+    let text = read(format!("/sys/fs/cgroup/{name}/cpu.stat"));
+    let micros = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+    micros.and_then(|micros| micros.parse::<f64>().ok()).unwrap_or(0.0) / 1e3
+}
+
+/// The CPU time in milliseconds that a living process has used, to ten milliseconds.
+pub fn process_cpu_ms(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) * 10.0
+}
+
+/// What `/proc/meminfo` calls `MemAvailable`, in KiB, with the page cache dropped first so that it does not blur the number.
+pub fn available_kib() -> u64 {
+    fs::write("/proc/sys/vm/drop_caches", "3").ok();
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|value| value.parse().ok()).unwrap_or(0)
+}

@@ -27,7 +27,7 @@ pub struct Plan {
     pub handlers: Vec<(String, String)>,
     /// The default handler.
     pub default_handler: String,
-    /// Words before the daemon's command; they may hold `{dir}`.
+    /// Words before the daemon's command; they may hold `{dir}`, and `{tag}`, its last part.
     pub wrap: Vec<String>,
     /// Lines at the end of the configuration.
     pub more_config: String,
@@ -101,7 +101,8 @@ impl Node {
     }
 
     fn setup(dir: &Path, cni: &Cni, registry: &Registry, plan: &Plan) -> Result<Setup> {
-        let here = |text: &String| text.replace("{dir}", &dir.to_string_lossy());
+        let tag = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let here = |text: &String| text.replace("{dir}", &dir.to_string_lossy()).replace("{tag}", &tag);
         let pause = match plan.flavour {
             Flavour::Windlass => String::new(),
             Flavour::Containerd => registry.push("pause", "1", &Image::busybox()?)?,
