@@ -86,7 +86,7 @@ pub async fn run(config: Config) -> Result<()> {
 fn options(config: &Config) -> Result<Options> {
     let snapshots = config.root.join("snapshots");
     let drivers: Vec<Arc<dyn Snapshotter>> =
-        vec![Arc::new(Overlay::new(snapshots.join("overlay"))?), Arc::new(Native::new(snapshots.join("native"))?)];
+        vec![Arc::new(Overlay::open(snapshots.join("overlay"))?), Arc::new(Native::open(snapshots.join("native"))?)];
     Ok(Options {
         root: config.root.clone(),
         state: config.state.clone(),

@@ -5,9 +5,11 @@
 //! sends it for ever.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::UnixListener;
+use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use windlass_model::{Context, Error, Kind, Namespace, Result};
@@ -17,6 +19,9 @@ use windlass_wire::ttrpc::asynchronous::{Server, TtrpcContext, transport::Listen
 use windlass_wire::{convert, ttrpc};
 
 use super::Roster;
+
+/// How long requests in flight may take at the end.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 struct Forward(Roster);
 
@@ -31,7 +36,10 @@ pub async fn serve_events(roster: Roster, listener: UnixListener, stop: Cancella
         .register_service(create_events(Arc::new(Forward(roster))));
     server.start().await.map_err(failed)?;
     stop.cancelled().await;
-    server.shutdown().await.map_err(failed)
+    server.stop_listen().await;
+    // Shims keep their connections open, and send again what was not acknowledged.
+    let _ = timeout(FAREWELL, server.disconnect()).await;
+    Ok(())
 }
 
 #[async_trait]

@@ -168,6 +168,7 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>, mut ending: tokio::sync::wat
 /// The beginning of an output, fit for an error.
 fn shown(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output.get(..MAX_SHOWN).unwrap_or(output));
-    let text = text.trim().replace(|letter: char| letter.is_control(), " ");
-    if text.is_empty() { "it said nothing".into() } else { text }
+    let text = text.replace(|letter: char| letter.is_control(), " ");
+    let text = text.trim();
+    if text.is_empty() { "it said nothing".into() } else { text.into() }
 }
