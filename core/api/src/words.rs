@@ -1,0 +1,50 @@
+//! The engine's words in those of the wire.
+
+use containerd_client::types;
+use prost_types::{Any, Timestamp as Moment};
+use windlass_engine::TypedBytes;
+use windlass_model::{Descriptor, Digest, Id, Mount, Timestamp};
+
+/// The empty message.
+pub(crate) type Nothing = ();
+
+/// A moment; none where it did not happen.
+pub(crate) fn moment(time: Timestamp) -> Option<Moment> {
+    let (seconds, nanos) = time.parts();
+    time.happened().then_some(Moment { seconds, nanos })
+}
+
+/// A count of bytes as the wire has it.
+pub(crate) fn size(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// A descriptor.
+pub(crate) fn descriptor(descriptor: Descriptor) -> types::Descriptor {
+    types::Descriptor {
+        media_type: descriptor.media_type,
+        digest: descriptor.digest.to_string(),
+        size: size(descriptor.size),
+        annotations: descriptor.annotations.into_iter().collect(),
+    }
+}
+
+/// A mount.
+pub(crate) fn mount(mount: Mount) -> types::Mount {
+    types::Mount { r#type: mount.kind, source: mount.source, target: mount.target, options: mount.options }
+}
+
+/// A message of any type.
+pub(crate) fn any(bytes: TypedBytes) -> Any {
+    Any { type_url: bytes.type_url, value: bytes.value }
+}
+
+/// A digest that a client wrote.
+pub(crate) fn digest(text: &str) -> Result<Digest, tonic::Status> {
+    text.parse().map_err(crate::codes::status)
+}
+
+/// An id that a client wrote.
+pub(crate) fn id(text: &str) -> Result<Id, tonic::Status> {
+    text.parse().map_err(crate::codes::status)
+}
