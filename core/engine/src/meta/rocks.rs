@@ -60,6 +60,8 @@ pub(super) fn scanning(prefix: &[u8]) -> ReadOptions {
 fn log(level: LogLevel, message: &str) {
     match level {
         LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "rocksdb", "{}", message.trim_end()),
+        // The header is its whole configuration, at every start.
+        LogLevel::Header => tracing::trace!(target: "rocksdb", "{}", message.trim_end()),
         _ => tracing::warn!(target: "rocksdb", "{}", message.trim_end()),
     }
 }

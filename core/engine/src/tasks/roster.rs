@@ -190,18 +190,6 @@ impl Roster {
         &self.0
     }
 
-    /// Waits until the owner of a dead shim has cleaned up behind it, where there is one.
-    pub(super) async fn settled(&self, key: &Key) {
-        let handle = self.0.shims.lock().get(key).cloned();
-        if let Some(mut handle) = handle {
-            while !matches!(*handle.phase.borrow_and_update(), Phase::Live(_) | Phase::Silent) {
-                if handle.phase.changed().await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-
     fn spawn(&self, shims: &mut HashMap<Key, Handle>, key: Key, birth: Birth) -> mpsc::Sender<Command> {
         let (mailbox, commands) = mpsc::channel(MAILBOX);
         let (phase, watched) = watch::channel(Phase::Connecting);
