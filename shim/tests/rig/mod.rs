@@ -19,6 +19,7 @@ use windlass_wire::bootstrap::Bootstrap;
 use windlass_wire::events::{Events, ForwardRequest, create_events};
 use windlass_wire::extension::{ExtensionClient, PodOptions};
 use windlass_wire::protobuf::MessageField;
+use windlass_wire::protobuf::well_known_types::any::Any;
 use windlass_wire::sandbox::{
     CreateSandboxRequest, SandboxClient, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
 };
@@ -26,8 +27,8 @@ use windlass_wire::task::{
     CreateTaskRequest, DeleteRequest, Empty, ExecProcessRequest, KillRequest, Options, StartRequest, StateRequest,
     StateResponse, TaskClient, WaitRequest, WaitResponse,
 };
-use windlass_wire::ttrpc::context::{Context, with_duration};
 use windlass_wire::ttrpc::r#async::{Client, Server, TtrpcContext};
+use windlass_wire::ttrpc::context::{Context, with_duration};
 use windlass_wire::{convert, ttrpc, words};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -199,7 +200,13 @@ impl Rig {
     }
 
     /// Runs `script` in the container with its output in two named pipes; gives status and output.
-    pub async fn exec(&self, container: &str, exec: &str, script: &str, terminal: bool) -> ttrpc::Result<(u32, String)> {
+    pub async fn exec(
+        &self,
+        container: &str,
+        exec: &str,
+        script: &str,
+        terminal: bool,
+    ) -> ttrpc::Result<(u32, String)> {
         let fifo = |name: &str| {
             let path = self.dir.join(format!("{exec}-{name}"));
             fs::remove_file(&path).ok();
@@ -215,7 +222,7 @@ impl Rig {
             terminal,
             stdout: out.display().to_string(),
             stderr: if terminal { String::new() } else { err.display().to_string() },
-            spec: MessageField::some(windlass_wire::protobuf::well_known_types::any::Any {
+            spec: MessageField::some(Any {
                 type_url: words::TYPE_PROCESS.into(),
                 value: serde_json::to_vec(&process_spec(script, terminal)).unwrap(),
                 ..Default::default()
@@ -272,11 +279,8 @@ impl Rig {
 
     /// `delete`, as the daemon calls it after a shim was killed.
     pub fn clean_up(&self) {
-        let output = shim()
-            .args(["-namespace", "test", "-id", &self.id, "delete"])
-            .current_dir(self.pod())
-            .output()
-            .unwrap();
+        let output =
+            shim().args(["-namespace", "test", "-id", &self.id, "delete"]).current_dir(self.pod()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(!output.stdout.is_empty());
     }
@@ -328,7 +332,8 @@ fn busybox(rootfs: &Path) {
     let target = rootfs.join("bin/busybox");
     fs::copy("/bin/busybox", &target).unwrap();
     fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).unwrap();
-    for name in ["sh", "echo", "sleep", "cat", "yes", "head", "hostname", "ps", "kill", "tty", "stty", "id", "ls", "seq", "dd"]
+    for name in
+        ["sh", "echo", "sleep", "cat", "yes", "head", "hostname", "ps", "kill", "tty", "stty", "id", "ls", "seq", "dd"]
     {
         std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name)).ok();
     }
