@@ -222,7 +222,7 @@ mod tests {
             assert_eq!(layers.read("/etc/passwd", 9).unwrap(), "");
             fs::remove_file(upper.join("etc/passwd")).unwrap();
         }
-        let opened = fs::File::open(upper.join("etc")).unwrap();
+        let opened = File::open(upper.join("etc")).unwrap();
         if rustix::fs::fsetxattr(&opened, OPAQUE[1], b"y", rustix::fs::XattrFlags::empty()).is_ok() {
             assert_eq!(layers.read("/etc/passwd", 9).unwrap(), "");
         }

@@ -8,15 +8,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use windlass_cri_api::v1;
+use windlass_engine::images::{Naming, PullRequest};
 use windlass_engine::registry::Credentials;
-use windlass_model::{Error, Reference, Result};
+use windlass_model::{Error, Platform, Reference, Result};
 
 use crate::Server;
 
 /// A pull during which no byte comes for so long is given up, as containerd has it.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(300);
-/// The label of records that the CRI made: containerd's words.
-const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 
 impl Server {
     /// Pulls and unpacks an image; answers its id. The same pull asked for twice is done once.
@@ -27,9 +26,20 @@ impl Server {
         }
         let reference: Reference = spec.image.parse()?;
         let auth = credentials(request.auth.as_ref(), reference.host())?;
+        let pull = PullRequest {
+            reference: reference.clone(),
+            platform: Platform::host(),
+            unpack: Some(self.config.snapshotter.clone()),
+            naming: Naming::Cri,
+            labels: windlass_model::snapshotter::Labels::new(),
+            progress_timeout: PROGRESS_TIMEOUT,
+            auth,
+        };
         // Who brings other credentials does not get what somebody else's bought.
         let subject = format!("pull/{reference}/{:x}", fingerprint(request.auth.as_ref()));
-        let image_ref: String = self.verbs.join(subject, "pull", async move { let _ = auth; Err(Error::unimplemented("pull")) }).await?;
+        let images = self.tenant.images();
+        let work = async move { images.pull(pull).await.map(|pulled| pulled.detail.id.to_string()) };
+        let image_ref: String = self.verbs.join(subject, "pull", work).await?;
         Ok(v1::PullImageResponse { image_ref })
     }
 }
