@@ -11,7 +11,7 @@ use super::documents::Documents;
 use super::layers::{Fetched, Layer};
 use super::{Naming, Pull};
 use crate::content::{self, Sealed};
-use crate::images::image::{ImageRecord, put};
+use crate::images::{ImageRecord, put};
 use crate::leases::{self, LeaseRecord, Resource};
 use crate::meta::schema::{BLOBS, LEASES, SNAPSHOTS};
 use crate::meta::{Durability, Reader, Tx};
