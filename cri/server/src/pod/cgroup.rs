@@ -1,8 +1,8 @@
 //! Where a pod's processes are accounted: the cgroup above its containers, and the one that its shim joins.
 //!
 //! The kubelet makes a cgroup for each pod and removes it. Without one (`crictl`) the pod gets `/windlass/<id>`, which
-//! goes when the pod goes. The shim works for the pod and is charged to it. With version 1 it joins the pod's cgroup
-//! itself; version 2 allows no processes in a cgroup that has others below it, so there it gets a leaf of its own.
+//! goes when the pod goes. The shim works for the pod and is charged to it: it joins the pod's cgroup, with version 2 in
+//! a leaf of its own.
 
 use windlass_engine::tasks::PodOptions;
 use windlass_model::{Id, Result};
@@ -12,24 +12,35 @@ use super::plan::PodPlan;
 use super::record::Pod;
 use crate::CgroupDriver;
 
+/// What holds the cgroups of pods that the kubelet has made none for. It stays, so that no pod makes or removes it while
+/// another one does the opposite.
+const HOME: &str = "/windlass";
+
 /// The cgroup under which the containers are made, and whether it is ours to remove.
 pub(super) fn parent(plan: &PodPlan, driver: CgroupDriver, id: &Id) -> (String, bool) {
     match (&plan.cgroup_parent, driver) {
         (Some(parent), _) => (parent.clone(), false),
         // systemd removes a scope when its last process ends.
         (None, CgroupDriver::Systemd) => ("system.slice".into(), false),
-        (None, CgroupDriver::Cgroupfs) => (format!("/windlass/{id}"), true),
+        (None, CgroupDriver::Cgroupfs) => (format!("{HOME}/{id}"), true),
     }
 }
 
 /// Completes the shim's options with the cgroup that it joins.
-pub(super) fn place(options: PodOptions, pod: &Pod, layout: &Layout) -> PodOptions {
+pub(super) fn place(options: PodOptions, pod: &Pod) -> PodOptions {
     let cgroup = match options.systemd_cgroup {
         true => format!("{}:windlass:{}", pod.cgroup_parent, pod.id),
-        false if layout.is_v2() => leaf(pod),
         false => pod.cgroup_parent.clone(),
     };
     PodOptions { cgroup, ..options }
+}
+
+/// Makes what the pod's own cgroup lies in. Blocks.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub(super) fn prepare(pod: &Pod, layout: &Layout) -> Result<()> {
+    if pod.owns_cgroup { layout.create(HOME) } else { Ok(()) }
 }
 
 /// Removes what was made for the pod alone, and kills what may still be in it. Blocks.
@@ -37,20 +48,11 @@ pub(super) fn place(options: PodOptions, pod: &Pod, layout: &Layout) -> PodOptio
 /// # Errors
 /// Where a process cannot be killed or the kernel refuses.
 pub(super) fn remove(pod: &Pod, layout: &Layout) -> Result<()> {
-    let cgroup = match pod.owns_cgroup {
-        true => pod.cgroup_parent.clone(),
-        false if layout.is_v2() && pod.cgroup_parent.starts_with('/') => leaf(pod),
-        false => return Ok(()),
-    };
-    if layout.try_remove(&cgroup)? {
+    if !pod.owns_cgroup || layout.try_remove(&pod.cgroup_parent)? {
         return Ok(());
     }
-    layout.kill(&cgroup)?;
-    layout.remove(&cgroup)
-}
-
-fn leaf(pod: &Pod) -> String {
-    format!("{}/windlass-{}", pod.cgroup_parent, pod.id)
+    layout.kill(&pod.cgroup_parent)?;
+    layout.remove(&pod.cgroup_parent)
 }
 
 #[cfg(test)]
@@ -60,14 +62,12 @@ mod tests {
     use crate::pod::record::tests::pod;
 
     #[test]
-    fn the_shim_joins_the_pods_cgroup_or_a_leaf_of_it() {
-        let (v1, v2) = (Layout::V1(vec!["/c/memory".into()]), Layout::V2("/c".into()));
+    fn the_shim_joins_the_pods_cgroup() {
         let pod = pod(Rung::Ready);
-        assert_eq!(place(PodOptions::default(), &pod, &v1).cgroup, "/windlass/p1");
-        assert_eq!(place(PodOptions::default(), &pod, &v2).cgroup, "/windlass/p1/windlass-p1");
+        assert_eq!(place(PodOptions::default(), &pod).cgroup, "/windlass/p1");
         let pod = Pod { cgroup_parent: "kubepods-pod1.slice".into(), owns_cgroup: false, ..pod };
         let systemd = PodOptions { systemd_cgroup: true, ..PodOptions::default() };
-        assert_eq!(place(systemd, &pod, &v2).cgroup, "kubepods-pod1.slice:windlass:p1");
+        assert_eq!(place(systemd, &pod).cgroup, "kubepods-pod1.slice:windlass:p1");
     }
 
     #[test]
@@ -84,5 +84,6 @@ mod tests {
         let other = Pod { cgroup_parent: "/kubepods/p1".into(), owns_cgroup: false, ..pod(Rung::Down) };
         remove(&other, &layout).unwrap();
         assert!(!ours.exists() && kubelets.exists());
+        assert!(root.path().join("memory/windlass").exists(), "the next pod may be moving in");
     }
 }

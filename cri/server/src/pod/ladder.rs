@@ -61,13 +61,13 @@ impl Server {
             None => None,
         };
         let pod = self.step_pod(id, vec![Step::Network(attachment)]).await?;
-        let layout = self.prepare(&pod, &plan).await?;
+        self.prepare(&pod, &plan).await?;
         let pod = self.step_pod(id, vec![Step::Boot]).await?;
         let boot = BootSandbox {
             id: id.clone(),
             shim: plan.runtime.shim,
             netns: pod.attachment.as_ref().map(|attachment| attachment.netns.clone()),
-            options: cgroup::place(plan.options, &pod, &layout),
+            options: cgroup::place(plan.options, &pod),
         };
         let attach = async {
             match &pod.attachment {
@@ -121,14 +121,15 @@ impl Server {
     }
 
     /// Makes the network namespace and the files.
-    async fn prepare(&self, pod: &Pod, plan: &PodPlan) -> Result<Layout> {
+    async fn prepare(&self, pod: &Arc<Pod>, plan: &PodPlan) -> Result<()> {
+        let pod = pod.clone();
         let paths = PodFiles::of(&self.config.state, &pod.id);
         let pin = pod.attachment.as_ref().map(|attachment| attachment.netns.clone());
         let (hostname, resolv_conf) = (plan.config.hostname.clone(), plan.resolv_conf.clone());
         blocking(move || {
             pin.map_or(Ok(()), |pin| netns::create(&pin))?;
             files::write(&paths, &hostname, resolv_conf.as_deref())?;
-            Layout::detect()
+            cgroup::prepare(&pod, &Layout::detect()?)
         })
         .await
     }

@@ -229,14 +229,11 @@ fn sysctls(asked: &std::collections::HashMap<String, String>, sharing: &Sharing)
     let mut sysctls = BTreeMap::new();
     for (name, value) in asked {
         let field = format!("linux.sysctls[{name:?}]");
-        let part = |part: &str| {
-            let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-            !part.is_empty() && part.bytes().all(known)
-        };
-        // Where the first separator is a slash, all are, and dots belong to the parts (sysctl(8)).
-        let slashes = name.find(['.', '/']).is_some_and(|at| name.as_bytes().get(at) == Some(&b'/'));
-        let parts: Vec<&str> = name.split(if slashes { '/' } else { '.' }).collect();
-        let clean = |text: &&str| if slashes { text.split('.').all(part) } else { part(text) };
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        let clean = |part: &&str| !part.is_empty() && part.bytes().all(known);
+        // Both separators of sysctl(8), but only one of them in one name.
+        let separator = if name.contains('/') { '/' } else { '.' };
+        let parts: Vec<&str> = name.split(separator).collect();
         if parts.len() < 2 || !parts.iter().all(clean) {
             return Err(invalid(&field, "is no name of a kernel parameter"));
         }
@@ -258,9 +255,7 @@ fn sysctls(asked: &std::collections::HashMap<String, String>, sharing: &Sharing)
                 format!("would change the host: the pod has no {namespace} namespace of its own"),
             ));
         }
-        // Only a part with a dot in it needs the slashes kept.
-        let name = if parts.iter().any(|part| part.contains('.')) { name.clone() } else { dotted };
-        sysctls.insert(name, value.clone());
+        sysctls.insert(dotted, value.clone());
     }
     if !sharing.host_network {
         for (name, value) in NET_DEFAULTS {
