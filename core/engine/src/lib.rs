@@ -26,6 +26,8 @@ pub mod sandboxes;
 pub mod snapshots;
 pub mod tasks;
 mod tenant;
+#[cfg(test)]
+mod testing;
 
 pub use containers::ContainerRecord;
 pub use core::{Core, Options};

@@ -545,3 +545,6 @@ pub(crate) fn record_committed(
     events.after_commit(tx, namespace, told);
     Ok(Recorded::New)
 }
+
+#[cfg(test)]
+mod tests;
