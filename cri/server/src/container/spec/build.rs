@@ -55,6 +55,11 @@ pub(crate) fn spec(container: &Container, parts: &Parts<'_>) -> Result<Spec> {
         .annotations(annotations(container, parts.pod))
         .linux(linux(container, parts, mounts.root_propagation)?)
         .build()
+        .map(|mut spec| {
+            // The pod's namespace has its name already, and the host's must keep its own; the crate's default is its author's.
+            spec.set_hostname(None);
+            spec
+        })
         .map_err(broken)
 }
 
@@ -135,10 +140,7 @@ fn devices(config: &v1::ContainerConfig, privileged: bool) -> Result<Vec<(LinuxD
     Ok(all)
 }
 
-fn namespaces(
-    context: Option<&v1::LinuxContainerSecurityContext>,
-    parts: &Parts<'_>,
-) -> Result<Vec<LinuxNamespace>> {
+fn namespaces(context: Option<&v1::LinuxContainerSecurityContext>, parts: &Parts<'_>) -> Result<Vec<LinuxNamespace>> {
     use v1::NamespaceMode::{Container, Node, Pod, Target};
     let shared = parts.pod.namespaces();
     let own = context.and_then(|context| context.namespace_options.as_ref()).unwrap_or(&shared);
@@ -150,7 +152,10 @@ fn namespaces(
     if shared.ipc() != Node {
         all.push((LinuxNamespaceType::Ipc, Some(parts.pod.namespace("ipc"))));
     }
-    match own.pid() {
+    // A container that joins its pod gets what the pod has, be it no namespace at all; the process that stands for the
+    // pod has a pid namespace of the pod's only where that is shared.
+    let pid = if own.pid() == Pod { shared.pid() } else { own.pid() };
+    match pid {
         Container => all.push((LinuxNamespaceType::Pid, None)),
         Pod => all.push((LinuxNamespaceType::Pid, Some(parts.pod.namespace("pid")))),
         Target => {
