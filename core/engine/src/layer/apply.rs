@@ -303,6 +303,3 @@ fn write_sparse<R: BufRead>(archive: &mut Archive<R>, file: &File, size: u64, ex
     }
     Ok(file.set_len(size)?)
 }
-
-#[cfg(test)]
-mod tests;

@@ -270,6 +270,3 @@ fn owner(number: u64) -> Result<u32> {
         _ => Err(damaged(format!("{number} is no user or group"))),
     }
 }
-
-#[cfg(test)]
-mod tests;

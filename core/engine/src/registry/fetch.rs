@@ -30,6 +30,7 @@ pub(crate) struct BlobStream {
     /// Without a byte for this long, the stream ends.
     idle: Duration,
     from: Option<Source>,
+    last: Option<Url>,
     barren: u32,
     breaks: u32,
 }
@@ -45,12 +46,12 @@ struct Source {
 impl BlobStream {
     /// A stream from `offset`; asks for nothing yet.
     pub(crate) fn new(session: Arc<Session>, descriptor: Descriptor, offset: u64, idle: Duration) -> Self {
-        Self { session, descriptor, offset, idle, from: None, barren: 0, breaks: 0 }
+        Self { session, descriptor, offset, idle, from: None, last: None, barren: 0, breaks: 0 }
     }
 
     /// The host that gave the last bytes.
     pub(crate) fn source(&self) -> Option<&Url> {
-        self.from.as_ref().map(|source| &source.base)
+        self.last.as_ref()
     }
 
     /// The next bytes; `None` after the last.
@@ -72,6 +73,7 @@ impl BlobStream {
                 Some(source) => source,
                 None => {
                     let source = self.connect().await?;
+                    self.last = Some(source.base.clone());
                     self.from.insert(source)
                 }
             };

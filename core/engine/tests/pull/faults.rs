@@ -96,7 +96,7 @@ async fn a_later_pull_continues_where_one_stopped() {
     let noise: Vec<u8> = (0..200_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let image = Image::put(&registry, "v1", &[(tar(&[("noise", &noise)]), Packed::Gzip)]);
     let layer = image.layers[0].to_string();
-    registry.fault(&layer, Fault::Cut(70_000), 1);
+    registry.fault(&layer, Fault::Cut(7000), 1);
     registry.fault(&layer, Fault::Status(500, None), usize::MAX);
     let reference = format!("{}/a/b:v1", registry.host);
     assert_eq!(node.pull(&reference).await.unwrap_err().kind(), Kind::Unavailable);
@@ -177,7 +177,9 @@ async fn layers_that_are_not_what_the_image_says() {
     let text =
         text.replace(&windlass_model::Digest::of(&config).to_string(), &windlass_model::Digest::of(&other).to_string());
     registry.add_blob(&other);
-    blobs.iter().for_each(|blob| drop(registry.add_blob(blob)));
+    blobs.iter().for_each(|blob| {
+        registry.add_blob(blob);
+    });
     registry.add_manifest("v1", MANIFEST, text.as_bytes());
     let error = node.pull(&reference).await.unwrap_err();
     assert_eq!(error.kind(), Kind::DataLoss, "{error}");

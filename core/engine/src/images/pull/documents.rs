@@ -104,19 +104,27 @@ impl Pull {
         loop {
             let timeout = self.request.progress_timeout;
             let mut stream = BlobStream::new(self.session.clone(), descriptor.clone(), 0, timeout);
-            let mut bytes = Vec::new();
-            while let Some(piece) = stream.next().await.context(|| "get the image's configuration".into())? {
-                bytes.extend_from_slice(&piece);
-            }
-            let digest = Digest::of(&bytes);
-            if digest == descriptor.digest {
-                return Ok(bytes);
-            }
+            let wrong = match self.whole(&mut stream).await {
+                Ok(bytes) if Digest::of(&bytes) == descriptor.digest => return Ok(bytes),
+                Ok(bytes) => {
+                    let (digest, expected) = (Digest::of(&bytes), descriptor.digest);
+                    Error::data_loss(format!("the image's configuration has digest {digest}, not {expected}"))
+                }
+                Err(error) if error.kind() == Kind::DataLoss => error,
+                Err(error) => return Err(error),
+            };
             if !stream.source().is_some_and(|host| self.session.distrust(host)) {
-                let expected = descriptor.digest;
-                return Err(Error::data_loss(format!("the image's configuration has digest {digest}, not {expected}")));
+                return Err(wrong);
             }
         }
+    }
+
+    async fn whole(&self, stream: &mut BlobStream) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next().await.context(|| "get the image's configuration".into())? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
     }
 }
 

@@ -3,6 +3,7 @@
 mod sink;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
@@ -120,6 +121,9 @@ impl Pull {
         while let Some(done) = tasks.join_next().await {
             let done = done.map_err(|error| Error::with_source(Kind::Internal, "a layer broke off", error));
             if let Err(error) = done.and_then(|done| done) {
+                if self.is_hopeless(&error) {
+                    self.hopeless.store(true, Ordering::Relaxed);
+                }
                 self.stop.cancel();
                 if failed.as_ref().is_none_or(|failed| failed.kind() == Kind::Canceled) {
                     failed = Some(error);
@@ -201,11 +205,19 @@ impl Pull {
             let sunk = sinking.await.map_err(|error| Error::with_source(Kind::Internal, "a layer broke off", error))?;
             let Sunk { writer, written, unpacked } = sunk;
             // What the disk says comes first: a full one ends the feeding, too.
-            written?;
+            if let Err(error) = written {
+                writer.abort().await?;
+                return Err(error);
+            }
             if let Err(error) = fed {
                 // Bytes that a later pull can build on are kept.
-                if !matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded | Kind::Canceled) {
+                if self.is_hopeless(&error) {
                     writer.abort().await?;
+                }
+                if error.kind() == Kind::DataLoss && stream.source().is_some_and(|host| self.session.distrust(host)) {
+                    tracing::warn!(%error, "a host gave wrong bytes; asking the next one");
+                    files = None;
+                    continue;
                 }
                 return Err(error);
             }
@@ -258,6 +270,15 @@ impl Pull {
         }
     }
 
+    /// True where trying again will not help, so that what came so far is of no use.
+    fn is_hopeless(&self, error: &Error) -> bool {
+        match error.kind() {
+            Kind::Unavailable | Kind::DeadlineExceeded => false,
+            Kind::Canceled => self.hopeless.load(Ordering::Relaxed),
+            _ => true,
+        }
+    }
+
     fn share(&self) -> Pull {
         Pull {
             tenant: self.tenant.clone(),
@@ -265,6 +286,7 @@ impl Pull {
             session: self.session.clone(),
             lease: self.lease.clone(),
             stop: self.stop.clone(),
+            hopeless: self.hopeless.clone(),
         }
     }
 }
