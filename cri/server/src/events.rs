@@ -13,9 +13,10 @@ use crate::container::Step;
 use crate::container::record::End;
 
 impl Server {
-    /// Begins to listen. The listener ends with the server.
+    /// Begins to listen, once. The listener ends with the server.
     pub(crate) fn watch_events(self: &Arc<Self>) {
-        let receiver = self.tenant.events().subscribe();
+        // Subscribed since the server was made, so that nothing of what shims tell meanwhile is missed.
+        let Some(receiver) = self.happened.lock().take() else { return };
         let listener = listen(Arc::downgrade(self), receiver).instrument(info_span!("events"));
         // Ends when the server or the core is gone.
         tokio::spawn(listener);

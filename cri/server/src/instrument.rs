@@ -152,14 +152,8 @@ where
 }
 
 fn span_of(name: &'static str, subject: Subject<'_>) -> Span {
-    let span = span!(
-        Level::INFO,
-        "cri",
-        rpc = name,
-        pod = field::Empty,
-        container = field::Empty,
-        image = field::Empty
-    );
+    let span =
+        span!(Level::INFO, "cri", rpc = name, pod = field::Empty, container = field::Empty, image = field::Empty);
     for (key, value) in [("pod", subject.pod), ("container", subject.container), ("image", subject.image)] {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             span.record(key, value);

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status, async_trait};
 use windlass_cri_api::v1::image_service_server::{ImageService, ImageServiceServer};
 use windlass_cri_api::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use windlass_cri_api::{MAX_MESSAGE, v1};
 use windlass_engine::Tenant;
+use windlass_engine::events::Receiver;
 use windlass_model::{Error, Result};
 
 use crate::container::Containers;
@@ -69,6 +71,8 @@ pub struct Server {
     pub(crate) pods: Pods,
     pub(crate) containers: Containers,
     pub(crate) measures: Measures,
+    /// What has happened since the server was made; the listener takes it.
+    pub(crate) happened: Mutex<Option<Receiver>>,
 }
 
 /// The gRPC face of a [`Server`].
@@ -95,6 +99,7 @@ impl Server {
             pods: Pods::default(),
             containers: Containers::default(),
             measures: Measures::default(),
+            happened: Mutex::new(Some(tenant.events().subscribe())),
             network,
             config,
             tenant,
@@ -108,9 +113,7 @@ impl Server {
             RuntimeServiceServer::new(rpc.clone())
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(usize::MAX),
-            ImageServiceServer::new(rpc)
-                .max_decoding_message_size(MAX_MESSAGE)
-                .max_encoding_message_size(usize::MAX),
+            ImageServiceServer::new(rpc).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(usize::MAX),
         )
     }
 }
@@ -130,23 +133,38 @@ impl RuntimeService for Rpc {
         instrument::verb("RunPodSandbox", request, |request| self.0.run_pod_sandbox(request)).await
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Answer<v1::StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Answer<v1::StopPodSandboxResponse> {
         instrument::verb("StopPodSandbox", request, |request| self.0.stop_pod_sandbox(request)).await
     }
 
-    async fn remove_pod_sandbox(&self, request: Request<v1::RemovePodSandboxRequest>) -> Answer<v1::RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Answer<v1::RemovePodSandboxResponse> {
         instrument::verb("RemovePodSandbox", request, |request| self.0.remove_pod_sandbox(request)).await
     }
 
-    async fn pod_sandbox_status(&self, request: Request<v1::PodSandboxStatusRequest>) -> Answer<v1::PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Answer<v1::PodSandboxStatusResponse> {
         instrument::query("PodSandboxStatus", request, |request| self.0.pod_sandbox_status(request)).await
     }
 
-    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Answer<v1::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Answer<v1::ListPodSandboxResponse> {
         instrument::query("ListPodSandbox", request, |request| self.0.list_pod_sandbox(request)).await
     }
 
-    async fn create_container(&self, request: Request<v1::CreateContainerRequest>) -> Answer<v1::CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Answer<v1::CreateContainerResponse> {
         instrument::verb("CreateContainer", request, |request| self.0.create_container(request)).await
     }
 
@@ -158,7 +176,10 @@ impl RuntimeService for Rpc {
         instrument::verb("StopContainer", request, |request| self.0.stop_container(request)).await
     }
 
-    async fn remove_container(&self, request: Request<v1::RemoveContainerRequest>) -> Answer<v1::RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Answer<v1::RemoveContainerResponse> {
         instrument::verb("RemoveContainer", request, |request| self.0.remove_container(request)).await
     }
 
@@ -166,15 +187,24 @@ impl RuntimeService for Rpc {
         instrument::query("ListContainers", request, |request| self.0.list_containers(request)).await
     }
 
-    async fn container_status(&self, request: Request<v1::ContainerStatusRequest>) -> Answer<v1::ContainerStatusResponse> {
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Answer<v1::ContainerStatusResponse> {
         instrument::query("ContainerStatus", request, |request| self.0.container_status(request)).await
     }
 
-    async fn update_container_resources(&self, request: Request<v1::UpdateContainerResourcesRequest>) -> Answer<v1::UpdateContainerResourcesResponse> {
+    async fn update_container_resources(
+        &self,
+        request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
         instrument::query("UpdateContainerResources", request, |_| unbuilt("UpdateContainerResources")).await
     }
 
-    async fn reopen_container_log(&self, request: Request<v1::ReopenContainerLogRequest>) -> Answer<v1::ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Answer<v1::ReopenContainerLogResponse> {
         instrument::verb("ReopenContainerLog", request, |request| self.0.reopen_container_log(request)).await
     }
 
@@ -198,19 +228,31 @@ impl RuntimeService for Rpc {
         instrument::query("ContainerStats", request, |_| unbuilt("ContainerStats")).await
     }
 
-    async fn list_container_stats(&self, request: Request<v1::ListContainerStatsRequest>) -> Answer<v1::ListContainerStatsResponse> {
+    async fn list_container_stats(
+        &self,
+        request: Request<v1::ListContainerStatsRequest>,
+    ) -> Answer<v1::ListContainerStatsResponse> {
         instrument::query("ListContainerStats", request, |_| unbuilt("ListContainerStats")).await
     }
 
-    async fn pod_sandbox_stats(&self, request: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Answer<v1::PodSandboxStatsResponse> {
         instrument::query("PodSandboxStats", request, |_| unbuilt("PodSandboxStats")).await
     }
 
-    async fn list_pod_sandbox_stats(&self, request: Request<v1::ListPodSandboxStatsRequest>) -> Answer<v1::ListPodSandboxStatsResponse> {
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Answer<v1::ListPodSandboxStatsResponse> {
         instrument::query("ListPodSandboxStats", request, |_| unbuilt("ListPodSandboxStats")).await
     }
 
-    async fn update_runtime_config(&self, request: Request<v1::UpdateRuntimeConfigRequest>) -> Answer<v1::UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(
+        &self,
+        request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Answer<v1::UpdateRuntimeConfigResponse> {
         instrument::query("UpdateRuntimeConfig", request, |_| unbuilt("UpdateRuntimeConfig")).await
     }
 
@@ -218,15 +260,24 @@ impl RuntimeService for Rpc {
         instrument::query("Status", request, |request| self.0.status(request)).await
     }
 
-    async fn checkpoint_container(&self, request: Request<v1::CheckpointContainerRequest>) -> Answer<v1::CheckpointContainerResponse> {
+    async fn checkpoint_container(
+        &self,
+        request: Request<v1::CheckpointContainerRequest>,
+    ) -> Answer<v1::CheckpointContainerResponse> {
         instrument::query("CheckpointContainer", request, |_| unbuilt("CheckpointContainer")).await
     }
 
-    async fn list_metric_descriptors(&self, request: Request<v1::ListMetricDescriptorsRequest>) -> Answer<v1::ListMetricDescriptorsResponse> {
+    async fn list_metric_descriptors(
+        &self,
+        request: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Answer<v1::ListMetricDescriptorsResponse> {
         instrument::query("ListMetricDescriptors", request, |_| unbuilt("ListMetricDescriptors")).await
     }
 
-    async fn list_pod_sandbox_metrics(&self, request: Request<v1::ListPodSandboxMetricsRequest>) -> Answer<v1::ListPodSandboxMetricsResponse> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        request: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Answer<v1::ListPodSandboxMetricsResponse> {
         instrument::query("ListPodSandboxMetrics", request, |_| unbuilt("ListPodSandboxMetrics")).await
     }
 
@@ -234,43 +285,64 @@ impl RuntimeService for Rpc {
         instrument::query("RuntimeConfig", request, |request| self.0.runtime_config(request)).await
     }
 
-    async fn update_pod_sandbox_resources(&self, request: Request<v1::UpdatePodSandboxResourcesRequest>) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
         instrument::query("UpdatePodSandboxResources", request, |_| unbuilt("UpdatePodSandboxResources")).await
     }
 
     type StreamPodSandboxesStream = Unbuilt<v1::StreamPodSandboxesResponse>;
 
-    async fn stream_pod_sandboxes(&self, request: Request<v1::StreamPodSandboxesRequest>) -> Answer<Unbuilt<v1::StreamPodSandboxesResponse>> {
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Answer<Unbuilt<v1::StreamPodSandboxesResponse>> {
         instrument::query("StreamPodSandboxes", request, |_| unbuilt("StreamPodSandboxes")).await
     }
 
     type StreamContainersStream = Unbuilt<v1::StreamContainersResponse>;
 
-    async fn stream_containers(&self, request: Request<v1::StreamContainersRequest>) -> Answer<Unbuilt<v1::StreamContainersResponse>> {
+    async fn stream_containers(
+        &self,
+        request: Request<v1::StreamContainersRequest>,
+    ) -> Answer<Unbuilt<v1::StreamContainersResponse>> {
         instrument::query("StreamContainers", request, |_| unbuilt("StreamContainers")).await
     }
 
     type StreamContainerStatsStream = Unbuilt<v1::StreamContainerStatsResponse>;
 
-    async fn stream_container_stats(&self, request: Request<v1::StreamContainerStatsRequest>) -> Answer<Unbuilt<v1::StreamContainerStatsResponse>> {
+    async fn stream_container_stats(
+        &self,
+        request: Request<v1::StreamContainerStatsRequest>,
+    ) -> Answer<Unbuilt<v1::StreamContainerStatsResponse>> {
         instrument::query("StreamContainerStats", request, |_| unbuilt("StreamContainerStats")).await
     }
 
     type StreamPodSandboxStatsStream = Unbuilt<v1::StreamPodSandboxStatsResponse>;
 
-    async fn stream_pod_sandbox_stats(&self, request: Request<v1::StreamPodSandboxStatsRequest>) -> Answer<Unbuilt<v1::StreamPodSandboxStatsResponse>> {
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Unbuilt<v1::StreamPodSandboxStatsResponse>> {
         instrument::query("StreamPodSandboxStats", request, |_| unbuilt("StreamPodSandboxStats")).await
     }
 
     type StreamPodSandboxMetricsStream = Unbuilt<v1::StreamPodSandboxMetricsResponse>;
 
-    async fn stream_pod_sandbox_metrics(&self, request: Request<v1::StreamPodSandboxMetricsRequest>) -> Answer<Unbuilt<v1::StreamPodSandboxMetricsResponse>> {
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        request: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Unbuilt<v1::StreamPodSandboxMetricsResponse>> {
         instrument::query("StreamPodSandboxMetrics", request, |_| unbuilt("StreamPodSandboxMetrics")).await
     }
 
     type GetContainerEventsStream = Unbuilt<v1::ContainerEventResponse>;
 
-    async fn get_container_events(&self, request: Request<v1::GetEventsRequest>) -> Answer<Unbuilt<v1::ContainerEventResponse>> {
+    async fn get_container_events(
+        &self,
+        request: Request<v1::GetEventsRequest>,
+    ) -> Answer<Unbuilt<v1::ContainerEventResponse>> {
         instrument::query("GetContainerEvents", request, |_| unbuilt("GetContainerEvents")).await
     }
 }
@@ -299,7 +371,10 @@ impl ImageService for Rpc {
 
     type StreamImagesStream = Unbuilt<v1::StreamImagesResponse>;
 
-    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Answer<Unbuilt<v1::StreamImagesResponse>> {
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> Answer<Unbuilt<v1::StreamImagesResponse>> {
         instrument::query("StreamImages", request, |_| unbuilt("StreamImages")).await
     }
 }

@@ -103,7 +103,8 @@ impl Server {
             Err(error) => return Err(error),
             Ok(()) => {
                 let ended = tokio::time::timeout(KILL_PATIENCE, tasks.wait(id)).await;
-                let ended = ended.map_err(|_| Error::deadline(format!("container {id} was killed and has not ended")))?;
+                let ended =
+                    ended.map_err(|_| Error::deadline(format!("container {id} was killed and has not ended")))?;
                 ignore_missing(ended)?;
             }
         }

@@ -131,7 +131,11 @@ fn check_mount(mount: &v1::Mount) -> Result<(), Why> {
 fn check_device(device: &v1::Device) -> Result<(), Why> {
     let rules = [
         (device.host_path.starts_with('/'), "host_path", "is not absolute"),
-        (device.container_path.is_empty() || device.container_path.starts_with('/'), "container_path", "is not absolute"),
+        (
+            device.container_path.is_empty() || device.container_path.starts_with('/'),
+            "container_path",
+            "is not absolute",
+        ),
         (device.permissions.chars().all(|letter| "rwm".contains(letter)), "permissions", "holds more than r, w and m"),
     ];
     match rules.into_iter().find(|(holds, ..)| !holds) {
@@ -153,7 +157,11 @@ fn check_resources(resources: &v1::LinuxContainerResources) -> Result<()> {
         require(value >= least, &field(name), "is negative")?;
     }
     let (memory, swap) = (resources.memory_limit_in_bytes, resources.memory_swap_limit_in_bytes);
-    require(swap <= 0 || memory <= 0 || swap >= memory, &field("memory_swap_limit_in_bytes"), "is below the memory limit")?;
+    require(
+        swap <= 0 || memory <= 0 || swap >= memory,
+        &field("memory_swap_limit_in_bytes"),
+        "is below the memory limit",
+    )?;
     require((-1000..=1000).contains(&resources.oom_score_adj), &field("oom_score_adj"), "is not in -1000..=1000")?;
     for set in [&resources.cpuset_cpus, &resources.cpuset_mems] {
         let list = set.bytes().all(|letter| letter.is_ascii_digit() || b",-".contains(&letter));
@@ -229,9 +237,7 @@ mod tests {
     fn each_wrong_field_is_named() {
         type Change = fn(&mut v1::ContainerConfig);
         let mount = || v1::Mount { container_path: "/a".into(), host_path: "/b".into(), ..Default::default() };
-        let resources = |resources| {
-            Some(v1::LinuxContainerConfig { resources: Some(resources), ..Default::default() })
-        };
+        let resources = |resources| Some(v1::LinuxContainerConfig { resources: Some(resources), ..Default::default() });
         let cases: Vec<(&str, Box<dyn FnOnce(&mut v1::ContainerConfig)>)> = vec![
             ("metadata is", Box::new((|c| c.metadata = None) as Change)),
             ("metadata.name", Box::new(|c| c.metadata = Some(v1::ContainerMetadata::default()))),
@@ -242,28 +248,53 @@ mod tests {
             ("log_path", Box::new(|c| c.log_path = "/etc/passwd".into())),
             ("envs[0]", Box::new(|c| c.envs = vec![v1::KeyValue { key: "A=B".into(), value: vec![] }])),
             ("not UTF-8", Box::new(|c| c.envs = vec![v1::KeyValue { key: "A".into(), value: vec![0xff] }])),
-            ("mounts[0].container_path", Box::new(move |c| c.mounts = vec![v1::Mount { container_path: "a".into(), ..mount() }])),
-            ("mounts[0].host_path", Box::new(move |c| c.mounts = vec![v1::Mount { host_path: String::new(), ..mount() }])),
+            (
+                "mounts[0].container_path",
+                Box::new(move |c| c.mounts = vec![v1::Mount { container_path: "a".into(), ..mount() }]),
+            ),
+            (
+                "mounts[0].host_path",
+                Box::new(move |c| c.mounts = vec![v1::Mount { host_path: String::new(), ..mount() }]),
+            ),
             ("mounts[0].propagation", Box::new(move |c| c.mounts = vec![v1::Mount { propagation: 9, ..mount() }])),
-            ("recursive_read_only", Box::new(move |c| c.mounts = vec![v1::Mount { recursive_read_only: true, ..mount() }])),
-            ("devices[0].permissions", Box::new(|c| {
-                c.devices = vec![v1::Device { host_path: "/dev/null".into(), permissions: "x".into(), ..Default::default() }];
-            })),
+            (
+                "recursive_read_only",
+                Box::new(move |c| c.mounts = vec![v1::Mount { recursive_read_only: true, ..mount() }]),
+            ),
+            (
+                "devices[0].permissions",
+                Box::new(|c| {
+                    c.devices = vec![v1::Device {
+                        host_path: "/dev/null".into(),
+                        permissions: "x".into(),
+                        ..Default::default()
+                    }];
+                }),
+            ),
             ("stop_signal", Box::new(|c| c.stop_signal = 99)),
-            ("memory_swap_limit", Box::new(move |c| {
-                c.linux = resources(v1::LinuxContainerResources {
-                    memory_limit_in_bytes: 2,
-                    memory_swap_limit_in_bytes: 1,
-                    ..Default::default()
-                });
-            })),
-            ("oom_score_adj", Box::new(move |c| {
-                c.linux = resources(v1::LinuxContainerResources { oom_score_adj: 2000, ..Default::default() });
-            })),
-            ("unified", Box::new(move |c| {
-                let unified = [("../x".to_string(), "1".to_string())].into();
-                c.linux = resources(v1::LinuxContainerResources { unified, ..Default::default() });
-            })),
+            (
+                "memory_swap_limit",
+                Box::new(move |c| {
+                    c.linux = resources(v1::LinuxContainerResources {
+                        memory_limit_in_bytes: 2,
+                        memory_swap_limit_in_bytes: 1,
+                        ..Default::default()
+                    });
+                }),
+            ),
+            (
+                "oom_score_adj",
+                Box::new(move |c| {
+                    c.linux = resources(v1::LinuxContainerResources { oom_score_adj: 2000, ..Default::default() });
+                }),
+            ),
+            (
+                "unified",
+                Box::new(move |c| {
+                    let unified = [("../x".to_string(), "1".to_string())].into();
+                    c.linux = resources(v1::LinuxContainerResources { unified, ..Default::default() });
+                }),
+            ),
         ];
         for (field, change) in cases {
             let error = refused(change);
@@ -275,7 +306,8 @@ mod tests {
     #[test]
     fn what_is_not_built_says_so() {
         let image = Some(v1::ImageSpec { image: "a".into(), ..Default::default() });
-        let error = refused(|c| c.mounts = vec![v1::Mount { container_path: "/a".into(), image, ..Default::default() }]);
+        let error =
+            refused(|c| c.mounts = vec![v1::Mount { container_path: "/a".into(), image, ..Default::default() }]);
         assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
     }
 }

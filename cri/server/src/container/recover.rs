@@ -39,17 +39,20 @@ impl Server {
 
     async fn recover_container(self: &Arc<Self>, container: &Container) {
         let id = &container.id;
-        let result = match container.rung {
-            Rung::Created => Ok(()),
-            Rung::Exited => ignore_missing(self.tenant.tasks().delete(id).await),
-            Rung::Starting | Rung::Running => self.settle_container(id).await,
-            Rung::Reserved | Rung::Removing => {
-                info!(container = %id, rung = ?container.rung, "remove a container that was left half way");
-                let (server, id) = (self.clone(), id.clone());
-                self.verbs.begin(super::subject(&container.id), "remove", async move { server.down_container(&id).await });
-                Ok(())
-            }
-        };
+        let result =
+            match container.rung {
+                Rung::Created => Ok(()),
+                Rung::Exited => ignore_missing(self.tenant.tasks().delete(id).await),
+                Rung::Starting | Rung::Running => self.settle_container(id).await,
+                Rung::Reserved | Rung::Removing => {
+                    info!(container = %id, rung = ?container.rung, "remove a container that was left half way");
+                    let (server, id) = (self.clone(), id.clone());
+                    self.verbs.begin(super::subject(&container.id), "remove", async move {
+                        server.down_container(&id).await
+                    });
+                    Ok(())
+                }
+            };
         if let Err(error) = result {
             warn!(container = %id, %error, "a container could not be brought in line with its record");
         }

@@ -45,8 +45,9 @@ impl Layers {
                 };
                 let upper = option("upperdir=").map(PathBuf::from);
                 let single = option("lowerdir+=").map(PathBuf::from);
-                let joined: Vec<_> =
-                    option("lowerdir=").flat_map(|list| list.split(':').map(PathBuf::from).collect::<Vec<_>>()).collect();
+                let joined: Vec<_> = option("lowerdir=")
+                    .flat_map(|list| list.split(':').map(PathBuf::from).collect::<Vec<_>>())
+                    .collect();
                 let layers: Vec<_> = upper.chain(joined).chain(single).collect();
                 (!layers.is_empty()).then_some(Self(layers))
             }
@@ -159,7 +160,9 @@ fn is_opaque(folder: impl AsFd, name: &OsString) -> bool {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(opened) = rustix::fs::openat(folder, name, flags, Mode::empty()) else { return false };
     let mut value = [0u8; 1];
-    OPAQUE.iter().any(|attribute| matches!(rustix::fs::fgetxattr(&opened, *attribute, &mut value[..]), Ok(1) if value[0] == b'y'))
+    OPAQUE.iter().any(
+        |attribute| matches!(rustix::fs::fgetxattr(&opened, *attribute, &mut value[..]), Ok(1) if value[0] == b'y'),
+    )
 }
 
 #[cfg(test)]
@@ -176,7 +179,8 @@ mod tests {
             format!("upperdir={}", upper.display()),
             "workdir=/nowhere".into(),
         ];
-        Layers::of(&[Mount { kind: "overlay".into(), source: "overlay".into(), options, ..Default::default() }]).unwrap()
+        Layers::of(&[Mount { kind: "overlay".into(), source: "overlay".into(), options, ..Default::default() }])
+            .unwrap()
     }
 
     #[test]

@@ -47,17 +47,18 @@ impl Server {
         match self.run(&container, &pod).await {
             Ok((pid, at)) => self.step_container(id, Step::Run { pid, at }).await.map(drop),
             Err(error) => {
-                if let Err(left) = self.end_task(id).await {
-                    tracing::warn!(container = %id, error = %left, "a task that did not start left something behind");
-                }
                 let end = End {
                     code: EXIT_NOT_STARTED,
                     at: Timestamp::now(),
                     reason: "StartError".into(),
                     message: error.to_string(),
                 };
-                // It may have been removed, or its end been recorded, meanwhile.
+                // Before the rest of the task is killed, whose end would look like the container's. It may have been
+                // removed, or its end been recorded, meanwhile.
                 let _ = self.step_container(id, Step::Exit(end)).await;
+                if let Err(left) = self.end_task(id).await {
+                    tracing::warn!(container = %id, error = %left, "a task that did not start left something behind");
+                }
                 Err(error)
             }
         }
@@ -111,14 +112,8 @@ impl Server {
             }
             let mut facts = facts;
             facts.files.retain(|(_, source)| source.exists());
-            let parts = Parts {
-                pod: &facts,
-                host: host(),
-                driver,
-                cgroup_parent: &cgroup_parent,
-                target,
-                volumes: &volumes,
-            };
+            let parts =
+                Parts { pod: &facts, host: host(), driver, cgroup_parent: &cgroup_parent, target, volumes: &volumes };
             let spec = build::spec(&container, &parts)?;
             serde_json::to_vec(&spec).map_err(|error| Error::internal(format!("write the specification: {error}")))
         })

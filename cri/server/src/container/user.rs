@@ -101,7 +101,8 @@ fn find_user<'a>(user: &str, databases: &'a Databases) -> Result<(u32, Option<Ac
     if let Some(account) = databases.accounts().find(|account| account.name == user) {
         return Ok((account.uid, Some(account)));
     }
-    let uid = numeric(user).ok_or_else(|| Error::invalid(format!("user {user:?} is not in the image's /etc/passwd")))?;
+    let uid =
+        numeric(user).ok_or_else(|| Error::invalid(format!("user {user:?} is not in the image's /etc/passwd")))?;
     Ok((uid, databases.accounts().find(|account| account.uid == uid)))
 }
 
@@ -130,7 +131,8 @@ mod tests {
 
     fn databases() -> Databases {
         Databases {
-            passwd: "root:x:0:0:root:/root:/bin/sh\n# rubbish\nada:x:1000:1001::/home/ada:/bin/sh\n1234:x:7:8:::\n".into(),
+            passwd: "root:x:0:0:root:/root:/bin/sh\n# rubbish\nada:x:1000:1001::/home/ada:/bin/sh\n1234:x:7:8:::\n"
+                .into(),
             group: "root:x:0:\nwheel:x:10:root,ada\nada:x:1001:\nbroken\nvideo:x:44:ada\n".into(),
         }
     }

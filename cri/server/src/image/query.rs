@@ -164,7 +164,8 @@ fn user(text: &str) -> (Option<v1::Int64Value>, String) {
 
 fn info(detail: &ImageDetail) -> HashMap<String, String> {
     let chain = detail.chain_id.map(|chain| chain.to_string()).unwrap_or_default();
-    let info = json!({"chainID": chain, "imageSpec": detail.config, "manifest": detail.manifest, "layers": detail.layers});
+    let info =
+        json!({"chainID": chain, "imageSpec": detail.config, "manifest": detail.manifest, "layers": detail.layers});
     HashMap::from([("info".into(), info.to_string())])
 }
 

@@ -108,13 +108,23 @@ fn namespaces_follow_the_request() {
         let one = with_context(v1::LinuxContainerSecurityContext { namespace_options: context, ..Default::default() });
         let namespaces = written(&one, pod, host)["linux"]["namespaces"].clone();
         let all: Vec<Value> = serde_json::from_value(namespaces).unwrap();
-        all.iter().map(|one| format!("{}={}", one["type"].as_str().unwrap(), one["path"].as_str().unwrap_or(""))).collect::<Vec<_>>()
+        all.iter()
+            .map(|one| format!("{}={}", one["type"].as_str().unwrap(), one["path"].as_str().unwrap_or("")))
+            .collect::<Vec<_>>()
     };
     let pid = |mode: v1::NamespaceMode| Some(v1::NamespaceOption { pid: mode as i32, ..Default::default() });
     assert!(kinds(pid(v1::NamespaceMode::Container), &pod(), &host()).contains(&"pid=".into()));
     assert!(kinds(pid(v1::NamespaceMode::Target), &pod(), &host()).contains(&"pid=/proc/99/ns/pid".into()));
     let node = kinds(pid(v1::NamespaceMode::Node), &pod(), &host());
     assert!(!node.iter().any(|one| one.starts_with("pid")));
+    for (mode, expected) in [(v1::NamespaceMode::Container, Some("pid=")), (v1::NamespaceMode::Node, None)] {
+        let mut unshared = pod();
+        let context = v1::LinuxSandboxSecurityContext { namespace_options: pid(mode), ..Default::default() };
+        unshared.config.linux =
+            Some(v1::LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() });
+        let all = kinds(pid(v1::NamespaceMode::Pod), &unshared, &host());
+        assert_eq!(all.iter().map(String::as_str).find(|one| one.starts_with("pid")), expected, "never the shim's own");
+    }
     let host_network = PodFacts { netns: None, ..pod() };
     let all = kinds(pid(v1::NamespaceMode::Container), &host_network, &Host { cgroup_v2: true, ..host() });
     assert_eq!(all, ["mount=", "ipc=/proc/42/ns/ipc", "pid=", "cgroup="]);

@@ -135,7 +135,9 @@ fn folder(host: &Path, container: &Path, wanted: &dyn Fn(&str) -> bool) -> Resul
     while let Some((host, container)) = folders.pop() {
         for entry in fs::read_dir(&host).context(|| format!("devices in {}", host.display()))? {
             // A device may go away while it is looked at.
-            let Ok((entry, meta)) = entry.and_then(|entry| entry.metadata().map(|meta| (entry, meta))) else { continue };
+            let Ok((entry, meta)) = entry.and_then(|entry| entry.metadata().map(|meta| (entry, meta))) else {
+                continue;
+            };
             let name = entry.file_name();
             if !name.to_str().is_some_and(wanted) {
                 continue;

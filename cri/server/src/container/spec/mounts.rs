@@ -40,7 +40,8 @@ pub(super) fn mounts(
 ) -> Result<Mounts> {
     let asked: HashSet<PathBuf> = config.mounts.iter().map(|mount| clean(Path::new(&mount.container_path))).collect();
     let replaced = |place: &Path| {
-        asked.contains(place) || (place.starts_with("/dev") && place != Path::new("/dev") && asked.contains(Path::new("/dev")))
+        asked.contains(place)
+            || (place.starts_with("/dev") && place != Path::new("/dev") && asked.contains(Path::new("/dev")))
     };
     let mut mounts = Vec::new();
     for (place, kind, source, options) in KERNEL {

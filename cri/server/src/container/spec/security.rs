@@ -165,10 +165,7 @@ pub(crate) fn hidden_paths(context: Option<&v1::LinuxContainerSecurityContext>) 
 /// # Errors
 /// [`windlass_model::Kind::FailedPrecondition`] where a profile is asked for and the machine has no AppArmor;
 /// [`windlass_model::Kind::Unimplemented`] for a default profile of ours, which does not exist yet.
-pub(crate) fn apparmor(
-    context: Option<&v1::LinuxContainerSecurityContext>,
-    host: &Host,
-) -> Result<Option<String>> {
+pub(crate) fn apparmor(context: Option<&v1::LinuxContainerSecurityContext>, host: &Host) -> Result<Option<String>> {
     let Some(context) = context.filter(|context| !context.privileged) else { return Ok(None) };
     #[allow(deprecated)]
     let Some((kind, name)) = profile(context.apparmor.as_ref(), &context.apparmor_profile, "apparmor")? else {
@@ -176,7 +173,9 @@ pub(crate) fn apparmor(
     };
     match kind {
         ProfileType::Unconfined => Ok(None),
-        _ if !host.apparmor => Err(Error::precondition("an AppArmor profile is asked for and this machine has no AppArmor")),
+        _ if !host.apparmor => {
+            Err(Error::precondition("an AppArmor profile is asked for and this machine has no AppArmor"))
+        }
         ProfileType::Localhost => Ok(Some(name)),
         ProfileType::RuntimeDefault => Err(Error::unimplemented("the default AppArmor profile is not built yet")),
     }
