@@ -112,6 +112,8 @@ async fn the_same_attempt_may_come_again() -> Result<()> {
         return Ok(());
     }
     let image = node.busybox().await?;
+    // A bridge whose last port goes has no address for a moment, and the plugin stumbles over that; this one stays.
+    node.run(node.pod("keeper"), &image, &["sleep", "1000"]).await?;
     let gate = Gate::open_at(node.dir(), "cni");
     node.cni.replace_plugin("bridge", &edge::plugin_wrapper("/usr/lib/cni/bridge", "ADD", &gate.wait_lines()))?;
     gate.shut()?;
@@ -125,7 +127,7 @@ async fn the_same_attempt_may_come_again() -> Result<()> {
     node.resume().await?;
     let pod = node.run(config.clone(), &image, &["sleep", "1000"]).await.context("the same attempt")?;
     ensure!(node.cri.run_pod(&config).await? == pod.id, "a living pod is answered, not made twice");
-    ensure!(node.cri.pods(None).await?.len() == 1);
+    ensure!(node.cri.pods(None).await?.len() == 2);
     node.finish().await
 }
 
