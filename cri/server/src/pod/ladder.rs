@@ -86,7 +86,8 @@ impl Server {
                 self.step_pod(id, vec![Step::Attach(result)]).await?;
                 Err(error)
             }
-            (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
+            (Err(network), Err(shim)) => Err(Error::new(network.kind(), format!("{network}; and the shim: {shim}"))),
+            (Ok(None), Err(error)) | (Err(error), Ok(_)) => Err(error),
         }
     }
 
