@@ -195,7 +195,7 @@ fn parse(text: &str, folder: &Path, registry: &str) -> Result<Vec<Host>> {
 
 /// A host that is written in the file.
 fn configured(name: &str, entry: Entry, folder: &Path, registry: &str, origin: bool) -> Result<Vec<Host>> {
-    let text = if name.starts_with("http") { name.to_owned() } else { format!("https://{name}") };
+    let text = if name.contains("://") { name.to_owned() } else { format!("https://{name}") };
     let mut base: Url = text.parse().map_err(|error| Error::invalid(format!("not a URL: {error}")))?;
     if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
         return Err(Error::invalid("not the URL of an http or https host"));
