@@ -1,7 +1,7 @@
 //! The folders of sandboxes and containers under `<state>/bundles`, and the small files that the engine keeps there.
 
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -177,10 +177,23 @@ impl Bundle {
         if !self.exists() {
             return Ok(());
         }
+        self.remove_distant_socket();
         // remove_tree leaves mounts alone, so a folder that cannot be unmounted fails here and loses nothing.
         unmount(&self.rootfs())?;
         unmount(&self.0.join(words::SHM_DIR))?;
         remove_tree(&self.0)
+    }
+
+    /// Removes the socket of a shim whose bundle has too long a path to hold one.
+    fn remove_distant_socket(&self) {
+        let Ok(bootstrap) = Bootstrap::load(&self.0) else { return };
+        let distant = bootstrap.socket().filter(|socket| !socket.starts_with(&self.0));
+        if let Some(socket) = distant
+            && fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket())
+        {
+            // One that stays costs a name and nothing else.
+            let _ = fs::remove_file(socket);
+        }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct Client {
     task: TaskClient,
     sandbox: SandboxClient,
     extension: ExtensionClient,
+    /// The sandbox's process, once it is known; it never changes while the connection stands.
+    pid: Arc<OnceLock<u32>>,
 }
 
 /// Ends when the connection does. The shim itself may still live.
@@ -88,6 +91,7 @@ impl Client {
             task: TaskClient::new(transport.clone()),
             sandbox: SandboxClient::new(transport.clone()),
             extension: ExtensionClient::new(transport),
+            pid: Arc::default(),
         };
         Ok((client, Closed(closed)))
     }
@@ -119,13 +123,21 @@ impl Client {
         call(SLOW, "CreateSandbox", self.sandbox.create_sandbox(metadata(), &create)).await?;
         let start = StartSandboxRequest { sandbox_id: sandbox.to_string(), ..StartSandboxRequest::default() };
         let started = call(SLOW, "StartSandbox", self.sandbox.start_sandbox(metadata(), &start)).await?;
+        let _ = self.pid.set(started.pid);
         Ok(Booted { pid: started.pid, created_at: convert::from_timestamp(&started.created_at) })
     }
 
     /// The process whose namespaces are the sandbox's.
     pub(super) async fn sandbox_pid(&self, sandbox: &Id) -> Result<u32> {
+        if let Some(pid) = self.pid.get() {
+            return Ok(*pid);
+        }
         let request = SandboxStatusRequest { sandbox_id: sandbox.to_string(), ..SandboxStatusRequest::default() };
-        call(QUICK, "SandboxStatus", self.sandbox.sandbox_status(metadata(), &request)).await.map(|answer| answer.pid)
+        let pid = call(QUICK, "SandboxStatus", self.sandbox.sandbox_status(metadata(), &request)).await?.pid;
+        if pid != 0 {
+            let _ = self.pid.set(pid);
+        }
+        Ok(pid)
     }
 
     /// Ends every process of the sandbox.
