@@ -85,7 +85,7 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
-    let services: Vec<Service> = SERVICES.iter().map(|row| service(row)).collect();
+    let services: Vec<Service> = SERVICES.iter().map(service).collect();
     Builder::new().build_client(false).compile(&services);
     Ok(())
 }
