@@ -33,7 +33,8 @@ pub fn move_in(layout: &Layout, pod: &str, bundle: &Path) -> Result<Home> {
     let cgroup = if layout.is_v2() { format!("{path}/{LEAF}") } else { path };
     let home = Home { made: first_missing(layout, &cgroup)?, cgroup };
     home.note(bundle)?;
-    layout.join(&home.cgroup, std::process::id())?;
+    layout.create(&home.cgroup)?;
+    layout.enter(&home.cgroup)?;
     Ok(home)
 }
 

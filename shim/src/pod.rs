@@ -132,7 +132,10 @@ impl Pod {
                 _ = children.recv() => self.reap(),
                 Some(container) = self.kills.1.recv() => self.oom_killed(&container),
                 Some(done) = self.work.join_next() => match done {
-                    Ok(done) => self.finish(done),
+                    Ok(done) => {
+                        self.finish(done);
+                        kernel::trim_heap();
+                    }
                     Err(error) => eprintln!("a task of the shim failed: {error}"),
                 },
                 letter = mailbox.recv() => match letter {

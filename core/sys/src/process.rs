@@ -171,6 +171,16 @@ pub fn adjust_oom_score(score: i32) -> Result<i32> {
     }
 }
 
+/// Gives memory that is free again back to the kernel; for long lives with rare, large needs.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // JUSTIFICATION: the allocator keeps what it was once given, and there is one of these processes for each pod.
+    // SAFETY: malloc_trim takes an integer, locks the heap itself, and moves nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Takes ownership of a descriptor that the parent of this process left open for it; it will not pass to children.
 ///
 /// # Errors
