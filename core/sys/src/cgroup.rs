@@ -224,6 +224,10 @@ impl Layout {
                 Err(error) => return Err(error).context(|| format!("remove cgroup {}", folder.display())),
             }
         }
+        if !self.is_v2() {
+            // Beside version 1 there may be an idle version 2, where runc makes the same folders.
+            remove_tree(&Path::new(ROOT).join("unified").join(relative(cgroup)?)).ok();
+        }
         Ok(true)
     }
 
