@@ -55,7 +55,7 @@ pub async fn run(config: Config) -> Result<()> {
     server.recover().await.context("recover the pods")?;
 
     let drain = CancellationToken::new();
-    let grpc = tokio::spawn(serve_grpc(server, grpc, drain.clone()));
+    let grpc = tokio::spawn(serve_grpc(server, &core, grpc, drain.clone()));
     systemd.send(Notice::Ready);
     tracing::info!(
         address = %config.address.display(),
@@ -118,14 +118,22 @@ fn server_config(config: &Config) -> ServerConfig {
     }
 }
 
-async fn serve_grpc(server: Arc<Server>, listener: UnixListener, drain: CancellationToken) -> Result<()> {
+/// Serves the CRI and the containerd API on one socket until the drain begins and the calls under way are answered.
+fn serve_grpc(
+    server: Arc<Server>,
+    core: &Core,
+    listener: UnixListener,
+    drain: CancellationToken,
+) -> impl Future<Output = Result<()>> + Send + use<> {
     let (runtime, image) = server.services();
-    tonic::transport::Server::builder()
+    let router = tonic::transport::Server::builder()
+        .add_routes(windlass_api::services(core))
         .add_service(runtime)
-        .add_service(image)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), drain.cancelled_owned())
-        .await
-        .context("serve gRPC")
+        .add_service(image);
+    async move {
+        let incoming = UnixListenerStream::new(listener);
+        router.serve_with_incoming_shutdown(incoming, drain.cancelled_owned()).await.context("serve gRPC")
+    }
 }
 
 /// Ends with the name of the signal that came first.
