@@ -34,7 +34,7 @@ pub use core::{Core, Options};
 pub use events::Events;
 pub use gc::GcStats;
 pub use meta::Durability;
-pub use records::{RuntimeRef, TypedBytes};
+pub use records::{Record, Records, RuntimeRef, TypedBytes};
 pub use sandboxes::SandboxRecord;
 pub use tenant::Tenant;
 

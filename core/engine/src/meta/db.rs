@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use windlass_model::{Context, Error, Result};
 
 use super::rocks::{Rocks, rocks_error};
+use super::table::Each;
 use super::{Key, Reader, Table, migrate};
 
 /// How many callers may wait before the next one waits to be let in; also the largest group.
@@ -371,7 +372,7 @@ impl Reader for Tx<'_> {
         }
     }
 
-    fn range(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+    fn range(&self, prefix: &[u8], each: Each<'_>) -> Result<()> {
         // What is not written yet hides what is.
         let mut newer: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
         for writes in [self.group, &self.own] {
@@ -409,16 +410,12 @@ impl Reader for View<'_> {
         self.0.get(key).map_err(|error| rocks_error("read a record", error))
     }
 
-    fn range(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+    fn range(&self, prefix: &[u8], each: Each<'_>) -> Result<()> {
         walk(self.0.raw_iterator_opt(super::rocks::scanning(prefix)), prefix, each)
     }
 }
 
-fn walk(
-    mut cursor: rocksdb::DBRawIterator<'_>,
-    prefix: &[u8],
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
-) -> Result<()> {
+fn walk(mut cursor: rocksdb::DBRawIterator<'_>, prefix: &[u8], each: Each<'_>) -> Result<()> {
     cursor.seek(prefix);
     while let Some((key, value)) = cursor.item() {
         if !key.starts_with(prefix) || !each(key, value)? {

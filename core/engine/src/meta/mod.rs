@@ -13,3 +13,5 @@ pub use table::{Key, Reader, Table};
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod full_tests;

@@ -25,12 +25,15 @@ pub trait Key: Sized {
     fn decode(input: &mut &[u8]) -> Result<Self>;
 }
 
+/// Gets each pair of a range, and tells whether it wants more.
+pub type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool>;
+
 /// What records can be read from: the committed state ([`super::View`]) or a transaction ([`super::Tx`]).
 pub trait Reader {
     /// The value stored under exactly these bytes.
     fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
     /// All pairs whose key starts with `prefix`, in the order of keys, until `each` answers false.
-    fn range(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()>;
+    fn range(&self, prefix: &[u8], each: Each<'_>) -> Result<()>;
 
     /// The record under `key`, or `None`.
     fn find<K: Key, V: DeserializeOwned>(&self, table: &Table<K, V>, key: &K) -> Result<Option<V>> {
