@@ -228,10 +228,7 @@ impl Default for RawCri {
 
 impl Default for RawCni {
     fn default() -> Self {
-        Self {
-            conf_dir: "/etc/cni/net.d".into(),
-            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
-        }
+        Self { conf_dir: "/etc/cni/net.d".into(), bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()] }
     }
 }
 
@@ -287,7 +284,11 @@ impl Raw {
             None => state.join("windlass.sock"),
         };
         let length = address.as_os_str().len();
-        ensure!(length <= MAX_SOCKET, "address: {} is {length} bytes long, a socket's path holds {MAX_SOCKET}", address.display());
+        ensure!(
+            length <= MAX_SOCKET,
+            "address: {} is {length} bytes long, a socket's path holds {MAX_SOCKET}",
+            address.display()
+        );
         ensure!(root != state, "root and state are the same folder");
         let mut events_address = address.clone().into_os_string();
         events_address.push(EVENTS_SUFFIX);
@@ -313,8 +314,10 @@ impl RawCri {
             matches!(snapshotter.as_str(), "overlay" | "native"),
             "cri.snapshotter: {snapshotter:?} is not a driver: overlay or native"
         );
-        let runtimes =
-            runtimes.into_iter().map(|(name, raw)| Ok((name.clone(), raw.check(&name)?))).collect::<Result<BTreeMap<_, _>>>()?;
+        let runtimes = runtimes
+            .into_iter()
+            .map(|(name, raw)| Ok((name.clone(), raw.check(&name)?)))
+            .collect::<Result<BTreeMap<_, _>>>()?;
         ensure!(
             runtimes.contains_key(&default_runtime),
             "cri.default_runtime: there is no [cri.runtimes.{default_runtime}]"
@@ -382,7 +385,9 @@ mod tests {
 
     #[test]
     fn a_dump_is_read_back() {
-        let raw = Raw::load(Some(Path::new("/dev/null")), Overrides { state: Some("/x".into()), ..Overrides::default() }).unwrap();
+        let raw =
+            Raw::load(Some(Path::new("/dev/null")), Overrides { state: Some("/x".into()), ..Overrides::default() })
+                .unwrap();
         assert_eq!(Raw::parse(&raw.dump().unwrap()).unwrap(), raw);
         assert_eq!(raw.check().unwrap().events_address, Path::new("/x/windlass.sock.ttrpc"));
     }

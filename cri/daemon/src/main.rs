@@ -73,7 +73,9 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Some(Command::Config(ConfigCommand::Default)) => print(config::DEFAULT_TEXT),
         Some(Command::Config(ConfigCommand::Dump)) => print(&load()?.dump()?),
-        Some(Command::Config(ConfigCommand::Check)) => load()?.check().and_then(|_| print("the configuration is valid\n")),
+        Some(Command::Config(ConfigCommand::Check)) => {
+            load()?.check().and_then(|_| print("the configuration is valid\n"))
+        }
         None => {
             let config = load()?.check()?;
             logs::init(&cli.log_level)?;

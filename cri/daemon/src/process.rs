@@ -53,7 +53,8 @@ pub fn find_shim() -> Result<PathBuf> {
     let own = std::env::current_exe().context("find this executable")?;
     let beside = own.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = beside.into_iter().chain(std::env::split_paths(&path)).map(|dir| dir.join(SHIM)).find(|path| path.is_file());
+    let found =
+        beside.into_iter().chain(std::env::split_paths(&path)).map(|dir| dir.join(SHIM)).find(|path| path.is_file());
     ensure!(found.is_some(), "{SHIM} is neither beside {} nor on the search path", own.display());
     found.context("the shim's place")
 }

@@ -135,8 +135,8 @@ impl Bundle {
         if !self.exists() {
             return Ok(());
         }
-        let bytes = serde_json::to_vec(&ended)
-            .map_err(|error| Error::with_source(Kind::Internal, "encode an exit", error))?;
+        let bytes =
+            serde_json::to_vec(&ended).map_err(|error| Error::with_source(Kind::Internal, "encode an exit", error))?;
         self.write(EXIT_FILE, &bytes)
     }
 
@@ -164,9 +164,14 @@ impl Bundle {
 
     /// Removes what belongs to a shim from the bundle of a container that had one of its own.
     pub(super) fn forget_shim(&self) -> Result<()> {
-        for name in
-            [words::BOOTSTRAP_FILE, words::PID_FILE, words::SOCKET_FILE, words::OUTBOX_DIR, words::LOG_FILE, BINARY_FILE]
-        {
+        for name in [
+            words::BOOTSTRAP_FILE,
+            words::PID_FILE,
+            words::SOCKET_FILE,
+            words::OUTBOX_DIR,
+            words::LOG_FILE,
+            BINARY_FILE,
+        ] {
             remove_tree(&self.0.join(name))?;
         }
         Ok(())

@@ -18,7 +18,8 @@ use windlass_wire::extension::{ExtensionClient, ReopenLogRequest};
 use windlass_wire::protobuf::MessageField;
 use windlass_wire::protobuf::well_known_types::any::Any;
 use windlass_wire::sandbox::{
-    CreateSandboxRequest, PingRequest, SandboxClient, SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+    CreateSandboxRequest, PingRequest, SandboxClient, SandboxStatusRequest, ShutdownSandboxRequest,
+    StartSandboxRequest, StopSandboxRequest,
 };
 use windlass_wire::task::{
     ConnectRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
@@ -106,13 +107,7 @@ impl Client {
         }
     }
 
-    pub(super) async fn boot(
-        &self,
-        sandbox: &Id,
-        bundle: &str,
-        netns: &str,
-        options: &PodOptions,
-    ) -> Result<Booted> {
+    pub(super) async fn boot(&self, sandbox: &Id, bundle: &str, netns: &str, options: &PodOptions) -> Result<Booted> {
         let create = CreateSandboxRequest {
             sandbox_id: sandbox.to_string(),
             bundle_path: bundle.to_owned(),
@@ -182,11 +177,16 @@ impl Client {
         let request = StateRequest { id: id.to_string(), ..StateRequest::default() };
         let answer = call(QUICK, "State", self.task.state(metadata(), &request)).await?;
         let exit = Exit { status: answer.exit_status, at: convert::from_timestamp(&answer.exited_at) };
-        Ok(TaskState { state: convert::from_state(answer.status), pid: answer.pid, exit: exit.at.happened().then_some(exit) })
+        Ok(TaskState {
+            state: convert::from_state(answer.status),
+            pid: answer.pid,
+            exit: exit.at.happened().then_some(exit),
+        })
     }
 
     pub(super) async fn kill(&self, id: &Id, exec: &str, signal: u32, all: bool) -> Result<()> {
-        let request = KillRequest { id: id.to_string(), exec_id: exec.to_owned(), signal, all, ..KillRequest::default() };
+        let request =
+            KillRequest { id: id.to_string(), exec_id: exec.to_owned(), signal, all, ..KillRequest::default() };
         call(SLOW, "Kill", self.task.kill(metadata(), &request)).await.map(drop)
     }
 

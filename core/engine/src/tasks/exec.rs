@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -22,6 +23,7 @@ use windlass_wire::words;
 
 use super::bundle::Bundle;
 use super::client::{Client, QUICK};
+use super::table::Entry;
 use super::{ExecOutput, ExecSync};
 
 /// How long the FIFOs may be quiet after the program's end before they are taken to be held by somebody else.
@@ -54,13 +56,18 @@ enum Outcome {
 }
 
 /// Runs `request` in a container of the shim behind `client`; where the returned future is dropped, the program is killed.
-pub(super) async fn run(client: Client, bundle: Bundle, request: ExecSync) -> Result<ExecOutput> {
+pub(super) async fn run(client: Client, entry: Arc<Entry>, request: ExecSync) -> Result<ExecOutput> {
     let caller = CancellationToken::new();
     let hung_up = caller.clone();
     // In a task of its own: a caller that hangs up must not leave the program, nor the shim's memory of it, behind.
-    let work = tokio::spawn(async move { Exec::new(client, request).run(&bundle, hung_up).await });
+    let work = tokio::spawn(async move {
+        // An ended task is not deleted while its shim still owes us the exec's end.
+        let _underway = entry.begin_exec();
+        Exec::new(client, request).run(&entry.bundle, hung_up).await
+    });
     let _guard = caller.drop_guard();
-    work.await.unwrap_or_else(|error| Err(Error::with_source(windlass_model::Kind::Internal, "exec was cut off", error)))
+    work.await
+        .unwrap_or_else(|error| Err(Error::with_source(windlass_model::Kind::Internal, "exec was cut off", error)))
 }
 
 struct Exec {

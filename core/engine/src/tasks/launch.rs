@@ -51,7 +51,9 @@ pub(super) fn resolve(config: &ShimConfig, shim: Option<&str>) -> Result<PathBuf
     let mut parts = name.rsplit('.');
     let (version, kind) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     if !name.starts_with("io.") || kind.is_empty() || version.is_empty() || name.contains('/') {
-        return Err(Error::invalid(format!("runtime {name:?} is neither a path nor a name like io.containerd.runc.v2")));
+        return Err(Error::invalid(format!(
+            "runtime {name:?} is neither a path nor a name like io.containerd.runc.v2"
+        )));
     }
     let file = format!("containerd-shim-{kind}-{version}");
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -68,7 +68,9 @@ pub(super) enum Phase {
 
 /// Where an owner is.
 enum State {
-    Connecting { lost: bool },
+    Connecting {
+        lost: bool,
+    },
     Live(Line),
     Dead,
     GoingDown(Option<Line>, Option<oneshot::Sender<Result<()>>>),
@@ -163,8 +165,7 @@ impl Owner {
         let line = self.launch(request.shim.as_deref()).await?;
         let text = |path: &std::path::Path| path.display().to_string();
         let netns = request.netns.as_deref().map(text).unwrap_or_default();
-        let booted =
-            line.client.boot(&request.id, &text(self.bundle.path()), &netns, &request.options).await?;
+        let booted = line.client.boot(&request.id, &text(self.bundle.path()), &netns, &request.options).await?;
         Ok((line, booted))
     }
 

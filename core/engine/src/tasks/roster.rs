@@ -123,11 +123,7 @@ impl Roster {
     }
 
     /// Starts a shim and has its owner bring it up.
-    pub(super) async fn boot<T>(
-        &self,
-        key: Key,
-        birth: impl FnOnce(oneshot::Sender<Result<T>>) -> Birth,
-    ) -> Result<T> {
+    pub(super) async fn boot<T>(&self, key: Key, birth: impl FnOnce(oneshot::Sender<Result<T>>) -> Birth) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         {
             let mut shims = self.0.shims.lock();

@@ -24,7 +24,13 @@ pub(super) struct Entry {
     pub(super) bundle: Bundle,
     pid: AtomicU32,
     exit: watch::Sender<Option<Exit>>,
+    /// How many execs are under way.
+    execs: watch::Sender<usize>,
 }
+
+/// An exec that is under way.
+#[derive(Debug)]
+pub(super) struct Underway(Arc<Entry>);
 
 /// All tasks of all namespaces.
 #[derive(Debug, Default)]
@@ -39,6 +45,7 @@ impl Entry {
             bundle,
             pid: AtomicU32::new(ended.map_or(0, |ended| ended.pid)),
             exit: watch::Sender::new(ended.map(|ended| ended.exit)),
+            execs: watch::Sender::new(0),
         })
     }
 
@@ -76,6 +83,26 @@ impl Entry {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+impl Entry {
+    /// Counts an exec until the answer is dropped.
+    pub(super) fn begin_exec(self: &Arc<Self>) -> Underway {
+        self.execs.send_modify(|count| *count += 1);
+        Underway(self.clone())
+    }
+
+    /// Waits until no exec is under way. Cancel safe.
+    pub(super) async fn execs_ended(&self) {
+        // The sender is a field of self, so it outlives this wait.
+        let _ = self.execs.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.execs.send_modify(|count| *count -= 1);
     }
 }
 
@@ -128,7 +155,10 @@ mod tests {
     #[tokio::test]
     async fn the_first_exit_stands() {
         let entry = entry();
-        let waiting = { let entry = entry.clone(); tokio::spawn(async move { entry.wait().await }) };
+        let waiting = {
+            let entry = entry.clone();
+            tokio::spawn(async move { entry.wait().await })
+        };
         tokio::task::yield_now().await;
         assert!(entry.end(Exit { status: 3, at: Timestamp(1) }));
         assert!(!entry.end(Exit { status: 137, at: Timestamp(2) }));

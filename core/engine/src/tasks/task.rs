@@ -21,6 +21,9 @@ use crate::{Tenant, blocking};
 /// How often a waiter asks the shim itself, should its event be lost.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long execs that end with their task may take to be answered before it is deleted.
+const LAST_EXECS: Duration = Duration::from_secs(2);
+
 /// The sandboxes and tasks of one namespace.
 #[derive(Clone)]
 pub struct Tasks {
@@ -212,6 +215,9 @@ impl Tasks {
     pub async fn delete(&self, id: &Id) -> Result<Exit> {
         let entry = self.entry(id)?;
         let key = self.key(&entry.shim);
+        if entry.exit().is_some() {
+            let _ = timeout(LAST_EXECS, entry.execs_ended()).await;
+        }
         let exit = match self.roster.client(&key).await {
             Ok(client) => match client.delete(id, "").await {
                 Ok((_, exit)) => Some(exit),
@@ -237,7 +243,7 @@ impl Tasks {
     /// runtime said where the program cannot be started.
     pub async fn exec_sync(&self, request: ExecSync) -> Result<ExecOutput> {
         let (entry, client) = self.reach(&request.container).await?;
-        exec::run(client, entry.bundle.clone(), request).await
+        exec::run(client, entry, request).await
     }
 
     /// Opens the container's log file anew, after somebody renamed the old one.

@@ -223,7 +223,10 @@ async fn a_pod_lives_and_goes_down() {
     assert!(!house.state().join("bundles/k8s.io/c1").exists());
 
     tasks.create(create("pod", "c2")).await.unwrap();
-    let down = tokio::spawn({ let tasks = tasks.clone(); async move { tasks.down(&id("pod")).await } });
+    let down = tokio::spawn({
+        let tasks = tasks.clone();
+        async move { tasks.down(&id("pod")).await }
+    });
     // The fake cannot end itself: its end is that of the server.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let _ = timeout(Duration::from_millis(200), server.disconnect()).await;
@@ -264,14 +267,22 @@ async fn the_end_of_a_shim_is_the_end_of_its_tasks() {
     tasks.create(create("pod", "told")).await.unwrap();
     tasks.create(create("pod", "untold")).await.unwrap();
     let bundle = house.state().join("bundles/k8s.io/pod");
-    let told = Event::TaskExit { container: "told".into(), process: "told".into(), pid: 7, status: 5, at: Timestamp(9) };
-    let entry =
-        windlass_wire::outbox::Entry { sequence: 1, timestamp: Timestamp(9), namespace: namespace(), event: told.clone() };
+    let told =
+        Event::TaskExit { container: "told".into(), process: "told".into(), pid: 7, status: 5, at: Timestamp(9) };
+    let entry = windlass_wire::outbox::Entry {
+        sequence: 1,
+        timestamp: Timestamp(9),
+        namespace: namespace(),
+        event: told.clone(),
+    };
     fs::create_dir(bundle.join("outbox")).unwrap();
     fs::write(windlass_wire::outbox::file(&bundle, 1), windlass_wire::outbox::encode(&entry)).unwrap();
 
     let mut receiver = house.events.subscribe();
-    let waiting = tokio::spawn({ let tasks = tasks.clone(); async move { tasks.wait(&id("untold")).await } });
+    let waiting = tokio::spawn({
+        let tasks = tasks.clone();
+        async move { tasks.wait(&id("untold")).await }
+    });
     server.shutdown().await.unwrap();
     fs::remove_file(bundle.join("s.sock")).unwrap();
     assert_eq!(event(&mut receiver, |_| true).await, told);
@@ -299,7 +310,10 @@ async fn a_shim_that_hangs_stops_only_its_own_pod() {
     tasks.create(create("good", "g")).await.unwrap();
     tasks.create(create("bad", "b")).await.unwrap();
     bad.faults.lock().hang = true;
-    let stuck = tokio::spawn({ let tasks = tasks.clone(); async move { tasks.state(&id("b")).await } });
+    let stuck = tokio::spawn({
+        let tasks = tasks.clone();
+        async move { tasks.state(&id("b")).await }
+    });
     let started = Instant::now();
     tasks.state(&id("g")).await.unwrap();
 
