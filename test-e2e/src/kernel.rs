@@ -151,3 +151,9 @@ pub fn available_kib() -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     line.and_then(|line| line.split_whitespace().next()).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
+
+/// Whether a process runs a shim, whatever it calls itself.
+pub fn is_shim(pid: u32) -> bool {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    path.to_string_lossy().contains("containerd-shim")
+}

@@ -354,7 +354,7 @@ async fn a_full_log_does_not_stop_the_container() -> Result<()> {
 
 fn shims(node: &Node) -> Vec<u32> {
     let all = kernel::processes_of(&node.tag()).into_iter();
-    all.filter(|(_, command)| command.contains("containerd-shim")).map(|(pid, _)| pid).collect()
+    all.filter(|(pid, _)| kernel::is_shim(*pid)).map(|(pid, _)| pid).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

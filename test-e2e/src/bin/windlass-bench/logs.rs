@@ -13,7 +13,7 @@ fn cpu(node: &Node) -> f64 {
     let skip = node.registry.pid();
     let helpers = kernel::processes_of(&node.tag())
         .into_iter()
-        .filter(|(pid, command)| *pid != skip && (*pid == node.daemon.pid() || command.contains("containerd-shim")));
+        .filter(|(pid, _)| *pid != skip && (*pid == node.daemon.pid() || kernel::is_shim(*pid)));
     helpers.map(|(pid, _)| kernel::process_cpu_ms(pid)).sum()
 }
 
