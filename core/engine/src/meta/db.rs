@@ -226,7 +226,7 @@ struct Writer {
     rocks: Arc<Rocks>,
     counters: Arc<Counters>,
     messages: mpsc::Receiver<Message>,
-    to_sync: mpsc::UnboundedSender<Pending>,
+    to_sync: mpsc::UnboundedSender<Vec<Pending>>,
 }
 
 impl Writer {
@@ -253,16 +253,18 @@ impl Writer {
     /// Writes the group as one batch; answers those who asked for [`Durability::Crash`], passes on the others.
     fn write(&self, group: Group) {
         let written = if group.writes.is_empty() { Ok(()) } else { self.write_batch(&group.writes) };
+        let mut pending = Vec::new();
         for Member { durability, after, answer, good } in group.members {
             match &written {
                 // A closure that failed has nothing to wait for, and its answer is its own error.
-                Ok(()) if good && durability == Durability::Power => {
-                    // The syncing thread lives as long as this sender.
-                    let _ = self.to_sync.send(Pending { after, answer });
-                }
+                Ok(()) if good && durability == Durability::Power => pending.push(Pending { after, answer }),
                 Ok(()) => finish(after, answer),
                 Err(error) => answer(Err(error.share())),
             }
+        }
+        if !pending.is_empty() {
+            // The syncing thread lives as long as this sender.
+            let _ = self.to_sync.send(pending);
         }
     }
 
@@ -311,15 +313,15 @@ impl Group {
 struct Syncer {
     rocks: Arc<Rocks>,
     counters: Arc<Counters>,
-    pending: mpsc::UnboundedReceiver<Pending>,
+    pending: mpsc::UnboundedReceiver<Vec<Pending>>,
 }
 
 impl Syncer {
     fn run(mut self) {
         while let Some(first) = self.pending.blocking_recv() {
-            let mut gathered = vec![first];
+            let mut gathered = first;
             while let Ok(next) = self.pending.try_recv() {
-                gathered.push(next);
+                gathered.extend(next);
             }
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
             let synced = self.rocks.flush_wal(true).map_err(|error| rocks_error("sync records", error));
