@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use windlass_model::{Context, Error, Kind, Mount, Result};
 use windlass_sys::cgroup::{self, Layout};
+use windlass_sys::fs::{open_folder, open_in_root};
 use windlass_sys::mount;
 use windlass_wire::words;
 
@@ -33,6 +35,8 @@ struct Process {
     terminal: bool,
     #[serde(default)]
     user: User,
+    #[serde(default)]
+    cwd: PathBuf,
     oom_score_adj: Option<i32>,
 }
 
@@ -84,6 +88,9 @@ pub struct Bundle {
     /// Who the first process runs as: user, group.
     #[serde(skip)]
     pub owner: (u32, u32),
+    /// Where its first process starts.
+    #[serde(skip)]
+    pub cwd: PathBuf,
     /// The names of its hooks that have something to do.
     #[serde(skip)]
     pub hooks: Vec<String>,
@@ -133,6 +140,7 @@ impl Bundle {
             runtime: None,
             state: path.join(STATE_DIR),
             owner: (process.user.uid, process.user.gid),
+            cwd: process.cwd,
             hooks: hooks.into_iter().filter(|(_, list)| !list.is_empty()).map(|(name, _)| name).collect(),
             own_pids: linux
                 .namespaces
@@ -156,7 +164,12 @@ impl Bundle {
         }
         let rootfs = self.rootfs();
         fs::create_dir_all(&rootfs).context(|| format!("make {}", rootfs.display()))?;
-        mount::mount_all(mounts, &rootfs)
+        mount::mount_all(mounts, &rootfs)?;
+        // Other runtimes make it themselves.
+        if self.runtime.is_none() {
+            make_folders(&rootfs, &self.cwd)?;
+        }
+        Ok(())
     }
 
     /// Takes away what [`Bundle::mount`] put there, and the runtime's state.
@@ -223,6 +236,26 @@ pub fn write_process(file: &Path, spec: &[u8], terminal: bool, limits: &Limits) 
         amend(file, spec, &changes)?;
     }
     Ok((process.user.uid, process.user.gid))
+}
+
+/// Makes the folders of `path` that are missing, as a process would that has `root` for its root folder.
+fn make_folders(root: &Path, path: &Path) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = open_folder(root)?;
+    let mut parent = open_in_root(&root, Path::new("."), flags, Mode::empty())?;
+    let mut inside = PathBuf::new();
+    for name in path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)) {
+        inside.push(name);
+        let mut opened = open_in_root(&root, &inside, flags, Mode::empty());
+        if opened.as_ref().is_err_and(|error| error.kind() == Kind::NotFound) {
+            rustix::fs::mkdirat(&parent, name.as_os_str(), Mode::from_raw_mode(0o755))
+                .map_err(std::io::Error::from)
+                .context(|| format!("make the working directory {}", path.display()))?;
+            opened = open_in_root(&root, &inside, flags, Mode::empty());
+        }
+        parent = opened?;
+    }
+    Ok(())
 }
 
 /// Writes `bytes`, a JSON object, to `file` with `changes` (pointer, value).
