@@ -186,7 +186,8 @@ impl Bundle {
         // remove_tree leaves mounts alone, so a folder that cannot be unmounted fails here and loses nothing.
         unmount(&self.rootfs())?;
         unmount(&self.0.join(words::SHM_DIR))?;
-        remove_tree(&self.0)
+        // An exit may be written down in it while it goes; a second round takes that along.
+        remove_tree(&self.0).or_else(|_| remove_tree(&self.0))
     }
 
     /// Removes the socket of a shim whose bundle has too long a path to hold one.
