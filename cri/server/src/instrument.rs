@@ -2,14 +2,19 @@
 
 use std::fmt::Display;
 use std::future::Future;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Level, Span, debug, field, info, span, warn};
 use windlass_cri_api::v1;
-use windlass_model::{Kind, Result};
+use windlass_model::{Error, Kind, Result};
 
 use crate::codes;
+
+/// The header that tells how long the caller waits.
+const DEADLINE: &str = "grpc-timeout";
+/// How far ahead of the caller's deadline a call is given up.
+const AHEAD: Duration = Duration::from_millis(5);
 
 /// What a request is about, for spans and log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,10 +139,17 @@ where
     Req: Named,
     F: Future<Output = Result<Res>>,
 {
+    let patience = request.metadata().get(DEADLINE).and_then(|text| text.to_str().ok()).and_then(patience);
     let request = request.into_inner();
     let span = span_of(name, request.subject());
     let begun = Instant::now();
-    let result = run(request).instrument(span.clone()).await;
+    let call = run(request).instrument(span.clone());
+    let result = match patience {
+        None => call.await,
+        Some(patience) => tokio::time::timeout(patience, call)
+            .await
+            .unwrap_or_else(|_| Err(Error::deadline(format!("{name} took longer than its caller waits")))),
+    };
     let _inside = span.enter();
     let millis = Millis(begun);
     match &result {
@@ -162,6 +174,23 @@ fn span_of(name: &'static str, subject: Subject<'_>) -> Span {
     span
 }
 
+/// How long the call may take, from the value of [`DEADLINE`] (gRPC over HTTP/2, "Requests"): a moment less than the
+/// caller waits, because the transport ends a late call with `Cancelled`, and a kubelet asks for `DeadlineExceeded`.
+fn patience(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = Some(digits).filter(|digits| digits.len() <= 8)?.parse().ok()?;
+    let whole = match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(whole.saturating_sub(AHEAD.min(whole / 10)))
+}
+
 /// Prints the milliseconds since a moment, with two decimals.
 struct Millis(Instant);
 
@@ -174,6 +203,15 @@ impl Display for Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_callers_patience_is_read_from_the_header() {
+        assert_eq!(patience("2S"), Some(Duration::from_millis(1995)));
+        assert_eq!(patience("1000u"), Some(Duration::from_micros(900)));
+        for bad in ["", "S", "5", "-1S", "123456789S", "1x", "1ä"] {
+            assert_eq!(patience(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_request_names_what_it_is_about() {

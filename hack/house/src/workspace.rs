@@ -38,7 +38,7 @@ impl Workspace {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
     }
 
-    /// Reads the manifests below `root`; a crate that is there but no member is an error.
+    /// Reads the manifests below `root`; a crate that is there but neither a member nor excluded is an error.
     pub fn read(root: &Path) -> Result<Self> {
         let root = root.canonicalize().with_context(|| format!("find {}", root.display()))?;
         let manifest = table(&root.join("Cargo.toml"))?;
@@ -59,9 +59,15 @@ impl Workspace {
     }
 
     fn refuse_strays(&self) -> Result<()> {
+        let excluded = self.manifest.get("workspace").and_then(|workspace| workspace.get("exclude"));
+        let excluded: Vec<PathBuf> = excluded
+            .and_then(Value::as_array)
+            .map(|folders| folders.iter().filter_map(Value::as_str).map(|folder| self.root.join(folder)).collect())
+            .unwrap_or_default();
         let hidden = |entry: &walkdir::DirEntry| {
             entry.depth() > 0
-                && entry.file_name().to_str().is_some_and(|name| name.starts_with('.') || name == "target")
+                && (entry.file_name().to_str().is_some_and(|name| name.starts_with('.') || name == "target")
+                    || excluded.iter().any(|folder| folder == entry.path()))
         };
         for entry in walkdir::WalkDir::new(&self.root).into_iter().filter_entry(|entry| !hidden(entry)) {
             let path = entry?.into_path();

@@ -83,13 +83,16 @@ pub(crate) fn process(container: &Container, host: &Host, hostname: &str, args: 
         .cwd(working_dir(config, &container.defaults))
         .capabilities(security::capabilities(context, host)?)
         .rlimits(Vec::new())
-        .no_new_privileges(context.is_some_and(|context| context.no_new_privs))
         .oom_score_adj(resources::oom_score(asked.map_or(0, |asked| asked.oom_score_adj), host));
     security::selinux(context, host)?;
     if let Some(profile) = security::apparmor(context, host)? {
         process = process.apparmor_profile(profile);
     }
-    process.build().map_err(broken)
+    let mut process = process.build().map_err(broken)?;
+    // Where it is not asked for it is left out: the built-in runtime takes its mere presence for a yes when it decides
+    // how early to load a seccomp filter.
+    process.set_no_new_privileges(context.filter(|context| context.no_new_privs).map(|_| true));
+    Ok(process)
 }
 
 fn context(config: &v1::ContainerConfig) -> Option<&v1::LinuxContainerSecurityContext> {

@@ -79,7 +79,7 @@ pub(super) fn mounts(
         let place = clean(Path::new(&one.container_path));
         let (propagation, root) = propagation(one)?;
         root_propagation = match (root_propagation, root) {
-            (Some("rshared"), _) | (_, None) => root_propagation,
+            (Some("shared"), _) | (_, None) => root_propagation,
             (_, root) => root,
         };
         let access = match (one.readonly, one.recursive_read_only) {
@@ -127,11 +127,11 @@ fn propagation(mount: &v1::Mount) -> Result<(&'static str, Option<&'static str>)
     match v1::MountPropagation::try_from(mount.propagation) {
         Ok(v1::MountPropagation::PropagationBidirectional) => {
             need(&["shared"])?;
-            Ok(("rshared", Some("rshared")))
+            Ok(("rshared", Some("shared")))
         }
         Ok(v1::MountPropagation::PropagationHostToContainer) => {
             need(&["shared", "master"])?;
-            Ok(("rslave", Some("rslave")))
+            Ok(("rslave", Some("slave")))
         }
         _ => Ok(("rprivate", None)),
     }
