@@ -1,5 +1,7 @@
 //! What the shim costs; run by hand: `cargo nextest run -p windlass-shim --test speed --run-ignored all --no-capture`.
 
+#![allow(clippy::unwrap_used, reason = "a test may end where its set-up fails")]
+
 mod rig;
 
 use std::fs;

@@ -189,20 +189,20 @@ async fn lists_and_filters() -> Result<()> {
     ensure!(node.cri.pods(None).await?.len() == 2);
     ensure!(
         ids(PodSandboxFilter { state: state(PodSandboxState::SandboxReady), ..Default::default() }).await?
-            == [red.id.clone()]
+            == std::slice::from_ref(&red.id)
     );
     ensure!(
         ids(PodSandboxFilter { state: state(PodSandboxState::SandboxNotready), ..Default::default() }).await?
-            == [blue.id.clone()]
+            == std::slice::from_ref(&blue.id)
     );
     let label_selector = HashMap::from([("colour".to_owned(), "red".to_owned())]);
     ensure!(
         ids(PodSandboxFilter { label_selector: label_selector.clone(), ..Default::default() }).await?
-            == [red.id.clone()]
+            == std::slice::from_ref(&red.id)
     );
     ensure!(ids(PodSandboxFilter { id: blue.id.clone(), label_selector, ..Default::default() }).await?.is_empty());
     ensure!(
-        ids(PodSandboxFilter { id: red.id[..12].to_owned(), ..Default::default() }).await? == [red.id.clone()],
+        ids(PodSandboxFilter { id: red.id[..12].to_owned(), ..Default::default() }).await? == std::slice::from_ref(&red.id),
         "short id"
     );
     let listed = node.cri.pods(None).await?.into_iter().find(|pod| pod.id == red.id).context("red is not listed")?;

@@ -45,7 +45,7 @@ impl Layout {
     /// [`windlass_model::Kind::NotFound`] where nothing is mounted there.
     pub fn detect() -> Result<Self> {
         let root = Path::new(ROOT);
-        let magic = |path: &Path| statfs(path).map_or(0, |found| found.f_type as i64);
+        let magic = |path: &Path| statfs(path).map_or(0, |found| found.f_type);
         if magic(root) == MAGIC_V2 {
             return Ok(Self::V2(root.into()));
         }

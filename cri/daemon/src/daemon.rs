@@ -47,7 +47,10 @@ pub async fn run(config: Config) -> Result<()> {
     services.spawn(tasks::serve_events(core.roster().clone(), events, stop.clone()));
     if let Some(listener) = metrics {
         let (serving, over) = (metrics::serve(listener, core.roster().clone()), stop.clone());
-        services.spawn(async move { Ok(over.run_until_cancelled_owned(serving).await.unwrap_or_default()) });
+        services.spawn(async move {
+            let _: () = over.run_until_cancelled_owned(serving).await.unwrap_or_default();
+            Ok(())
+        });
     }
 
     let tenant = core.tenant(config.cri.namespace.clone());

@@ -1,5 +1,7 @@
 //! The daemon from outside: its command line, its refusals, its start and its drain.
 
+#![allow(clippy::unwrap_used, reason = "a test may end where its set-up fails")]
+
 use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;

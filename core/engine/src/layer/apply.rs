@@ -272,7 +272,7 @@ impl Applier {
 
 fn open_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(os)?)
+    rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(os)
 }
 
 fn write_all<R: BufRead>(archive: &mut Archive<R>, file: &mut File) -> Result<()> {

@@ -289,7 +289,7 @@ fn limits_end_a_layer() {
     let many = (0..11).fold(Raw::new(), |raw, number| raw.file(&format!("f{number}"), "")).end();
     assert_eq!(unpack(&many[..], "", &target, &limits).unwrap_err().kind(), Kind::ResourceExhausted);
     // A bomb: a gigabyte of zeros after the archive.
-    let bomb = zstd::encode_all(Raw::new().end().as_slice().chain(std::io::repeat(0).take(1 << 30)), 1).unwrap();
+    let bomb = zstd::encode_all(Raw::new().end().as_slice().chain(io::repeat(0).take(1 << 30)), 1).unwrap();
     assert_eq!(unpack(&bomb[..], "", &target, &limits).unwrap_err().kind(), Kind::ResourceExhausted);
 }
 

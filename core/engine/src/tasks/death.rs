@@ -7,7 +7,7 @@ use windlass_model::{Result, Timestamp};
 use windlass_sys::mount::unmount;
 use windlass_wire::outbox;
 
-use super::bundle::{Bundle, Ended};
+use super::bundle::Bundle;
 use super::launch::Launcher;
 use super::roster::Inner;
 use super::table::{Entry, Key};
@@ -35,7 +35,7 @@ pub(super) async fn end_tasks(roster: &Inner, key: &Key, launcher: Option<Launch
     if let Some(launcher) = launcher {
         let doomed = entries.clone();
         blocking(move || {
-            doomed.iter().for_each(|entry| kill(entry));
+            doomed.iter().for_each(kill);
             Ok(())
         })
         .await?;
@@ -66,8 +66,6 @@ fn kill(entry: &Arc<Entry>) {
 
 /// Takes a container's root file system away and writes down how its task ended, for nobody else knows any more.
 fn release(entry: &Arc<Entry>) -> Result<()> {
-    if let Some(exit) = entry.exit() {
-        entry.bundle.set_ended(Ended { pid: entry.pid(), exit })?;
-    }
+    entry.keep_exit()?;
     unmount(&entry.bundle.rootfs())
 }

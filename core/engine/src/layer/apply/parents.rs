@@ -112,7 +112,7 @@ impl Applier {
         if opaque {
             whiteout::make_opaque(&super::open_folder(parent, name)?)?;
         }
-        Ok(rustix::fs::openat(parent, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(os)?)
+        rustix::fs::openat(parent, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(os)
     }
 }
 

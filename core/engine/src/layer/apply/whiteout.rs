@@ -22,7 +22,7 @@ pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 const OPAQUE_ATTRIBUTE: &[u8] = b"trusted.overlay.opaque";
 
 pub(super) fn make_opaque(folder: &OwnedFd) -> Result<()> {
-    Ok(rustix::fs::fsetxattr(folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(os)?)
+    rustix::fs::fsetxattr(folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(os)
 }
 
 impl Applier {

@@ -39,7 +39,7 @@ impl PaxSparse {
 
     /// Formats 0.0 and 0.1.
     pub(super) fn extents(&self) -> Result<Vec<Extent>> {
-        if self.numbers.len() % 2 != 0 {
+        if !self.numbers.len().is_multiple_of(2) {
             return Err(damaged("a sparse map has an offset without a length"));
         }
         Ok(self.numbers.chunks_exact(2).map(|pair| Extent { offset: pair[0], length: pair[1] }).collect())
