@@ -14,14 +14,14 @@ pub(crate) struct HealthCheckRequest {
 /// The answer.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct HealthCheckResponse {
-    #[prost(enumeration = "Serving", tag = "1")]
+    #[prost(enumeration = "ServingStatus", tag = "1")]
     pub status: i32,
 }
 
 /// What a server says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
-pub(crate) enum Serving {
+pub(crate) enum ServingStatus {
     Unknown = 0,
     Serving = 1,
     NotServing = 2,
@@ -40,6 +40,6 @@ impl Health for Service {
         if !service.is_empty() {
             return Err(Status::not_found(format!("service {service:?} is not watched by itself")));
         }
-        Ok(Response::new(HealthCheckResponse { status: Serving::Serving.into() }))
+        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
     }
 }

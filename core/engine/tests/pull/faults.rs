@@ -170,7 +170,7 @@ async fn layers_that_are_not_what_the_image_says() {
         assert_eq!(node.ingests(), 0);
     }
     // A diffID that is another layer's.
-    let (manifest, config, blobs, _) = parts(&[good.clone()]);
+    let (manifest, config, blobs, _) = parts(std::slice::from_ref(&good));
     let other = parts(&[(tar(&[("b", b"2")]), Packed::Gzip)]).1;
     assert_eq!(config.len(), other.len());
     let text = String::from_utf8(manifest).unwrap();

@@ -238,7 +238,8 @@ mod tests {
         type Change = fn(&mut v1::ContainerConfig);
         let mount = || v1::Mount { container_path: "/a".into(), host_path: "/b".into(), ..Default::default() };
         let resources = |resources| Some(v1::LinuxContainerConfig { resources: Some(resources), ..Default::default() });
-        let cases: Vec<(&str, Box<dyn FnOnce(&mut v1::ContainerConfig)>)> = vec![
+        type Case = (&'static str, Box<dyn FnOnce(&mut v1::ContainerConfig)>);
+        let cases: Vec<Case> = vec![
             ("metadata is", Box::new((|c| c.metadata = None) as Change)),
             ("metadata.name", Box::new(|c| c.metadata = Some(v1::ContainerMetadata::default()))),
             ("image.image", Box::new(|c| c.image = None)),

@@ -1,6 +1,6 @@
 //! StartContainer: the specification, the log's folder, the task.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use windlass_cri_api::v1;
@@ -167,7 +167,7 @@ pub(super) fn hostname(pod: &Pod) -> String {
 }
 
 /// The task's stdout that stands for a log file: the shim writes it in the CRI's format.
-fn log_uri(path: &PathBuf) -> String {
+fn log_uri(path: &Path) -> String {
     let mut uri = String::from("cri-log://");
     for letter in path.to_string_lossy().chars() {
         match letter {

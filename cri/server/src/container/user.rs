@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn users_resolve_as_the_image_knows_them() {
-        let cases: [(Option<v1::LinuxContainerSecurityContext>, &str, (u32, u32, &[u32])); 10] = [
+        type Case = (Option<v1::LinuxContainerSecurityContext>, &'static str, (u32, u32, &'static [u32]));
+        let cases: [Case; 10] = [
             (None, "", (0, 0, &[0, 10])),
             (None, "ada", (1000, 1001, &[1001, 10, 44])),
             (None, "1000", (1000, 1001, &[1001, 10, 44])),
