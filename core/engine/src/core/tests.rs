@@ -1,3 +1,5 @@
+//! Opening a root: one core at a time, and what is swept.
+
 use windlass_model::Id;
 
 use crate::events::Received;

@@ -1,3 +1,5 @@
+//! What the garbage collector keeps and what it takes.
+
 use windlass_model::{Descriptor, Kind as Wrong};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Snapshot records over a driver: kinds, parents, removal, usage.
+
 use std::sync::atomic::Ordering;
 
 use super::*;

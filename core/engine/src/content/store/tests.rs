@@ -1,3 +1,5 @@
+//! The content store on real files: convergence, resumption, verification, deletion.
+
 use std::io::Read as _;
 use std::path::Path;
 

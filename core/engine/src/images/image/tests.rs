@@ -1,3 +1,5 @@
+//! Image records, and what they say of the image behind them.
+
 use super::*;
 use crate::testing::tenant;
 

@@ -1,3 +1,5 @@
+//! The writer thread: order, grouping, syncs, failures.
+
 use std::time::Duration;
 
 use super::*;
