@@ -202,7 +202,8 @@ async fn lists_and_filters() -> Result<()> {
     );
     ensure!(ids(PodSandboxFilter { id: blue.id.clone(), label_selector, ..Default::default() }).await?.is_empty());
     ensure!(
-        ids(PodSandboxFilter { id: red.id[..12].to_owned(), ..Default::default() }).await? == std::slice::from_ref(&red.id),
+        ids(PodSandboxFilter { id: red.id[..12].to_owned(), ..Default::default() }).await?
+            == std::slice::from_ref(&red.id),
         "short id"
     );
     let listed = node.cri.pods(None).await?.into_iter().find(|pod| pod.id == red.id).context("red is not listed")?;
