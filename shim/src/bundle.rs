@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use windlass_model::{Context, Error, Kind, Mount, Result};
 use windlass_sys::cgroup::{self, Layout};
 use windlass_sys::fs::{open_folder, open_in_root};
@@ -24,6 +24,7 @@ const NOTES_DIR: &str = "containers";
 #[derive(Debug, Deserialize)]
 struct Spec {
     process: Option<Process>,
+    mounts: Option<Vec<Value>>,
     hooks: Option<BTreeMap<String, Vec<IgnoredAny>>>,
     linux: Option<Linux>,
 }
@@ -38,6 +39,7 @@ struct Process {
     #[serde(default)]
     cwd: PathBuf,
     oom_score_adj: Option<i32>,
+    no_new_privileges: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -100,11 +102,12 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Reads the specification in `path`, corrects what cannot work on this machine, and says what must be known.
+    /// Reads the specification in `path`, corrects what cannot work on this machine or with this `runtime` (nothing for
+    /// the one built in), and says what must be known.
     ///
     /// # Errors
     /// [`Kind::NotFound`] without a `config.json`, [`Kind::InvalidArgument`] where it is not a specification.
-    pub fn load(id: &str, path: &Path, terminal: bool, limits: &Limits) -> Result<Self> {
+    pub fn load(id: &str, path: &Path, terminal: bool, runtime: Option<PathBuf>, limits: &Limits) -> Result<Self> {
         let file = path.join(words::SPEC_FILE);
         let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
         let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
@@ -128,6 +131,11 @@ impl Bundle {
             changes.push(("/process/terminal", Value::from(terminal)));
         }
         changes.extend(limits.oom_change(process.oom_score_adj).map(|score| ("/process/oomScoreAdj", score)));
+        if runtime.is_none() {
+            changes.extend(privileges_change(&process).map(|none| ("/process/noNewPrivileges", none)));
+            let mounts = spec.mounts.unwrap_or_default();
+            changes.extend(cgroup_mounts(mounts, &limits.layout, &cgroup)?.map(|mounts| ("/mounts", mounts)));
+        }
         if !changes.is_empty() {
             amend(&file, &bytes, &changes)?;
         }
@@ -137,7 +145,7 @@ impl Bundle {
             id: id.into(),
             path: path.into(),
             cgroup,
-            runtime: None,
+            runtime,
             state: path.join(STATE_DIR),
             owner: (process.user.uid, process.user.gid),
             cwd: process.cwd,
@@ -230,12 +238,48 @@ pub fn write_process(file: &Path, spec: &[u8], terminal: bool, limits: &Limits) 
         changes.push(("/terminal", Value::from(terminal)));
     }
     changes.extend(limits.oom_change(process.oom_score_adj).map(|score| ("/oomScoreAdj", score)));
+    changes.extend(privileges_change(&process).map(|none| ("/noNewPrivileges", none)));
     if changes.is_empty() {
         fs::write(file, spec).context(|| format!("write {}", file.display()))?;
     } else {
         amend(file, spec, &changes)?;
     }
     Ok((process.user.uid, process.user.gid))
+}
+
+/// Takes a false `noNewPrivileges` away. libcontainer looks only at whether it is there when it decides whether a seccomp
+/// profile must be loaded while the process still has privileges.
+fn privileges_change(process: &Process) -> Option<Value> {
+    (process.no_new_privileges == Some(false)).then_some(Value::Null)
+}
+
+/// The mounts with those of cgroups replaced by plain ones, where there are any and the hierarchies are of version 1.
+///
+/// libcontainer looks for the container's cgroup in the wrong place where the container shares the host's pid namespace,
+/// and reads all mounts of the machine many times.
+fn cgroup_mounts(mounts: Vec<Value>, layout: &Layout, cgroup: &str) -> Result<Option<Value>> {
+    let Layout::V1(hierarchies) = layout else { return Ok(None) };
+    let is_cgroup = |mount: &Value| mount["type"] == "cgroup";
+    if !mounts.iter().any(is_cgroup) {
+        return Ok(None);
+    }
+    let folders = layout.folders(cgroup)?;
+    let mut plain = Vec::with_capacity(mounts.len() + folders.len());
+    for mount in mounts {
+        let destination = mount["destination"].as_str().map(Path::new);
+        let Some(destination) = destination.filter(|_| is_cgroup(&mount)) else {
+            plain.push(mount);
+            continue;
+        };
+        let read_only = mount["options"].as_array().is_some_and(|options| options.iter().any(|option| option == "ro"));
+        plain.push(json!({"destination": destination, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "nodev", "mode=755"]}));
+        for (folder, hierarchy) in folders.iter().zip(hierarchies) {
+            plain.push(json!({"destination": destination.join(hierarchy.file_name().unwrap_or_default()), "type": "bind", "source": folder,
+                "options": ["bind", "nosuid", "noexec", "nodev", if read_only { "ro" } else { "rw" }]}));
+        }
+    }
+    Ok(Some(plain.into()))
 }
 
 /// Makes the folders of `path` that are missing, as a process would that has `root` for its root folder.
@@ -284,11 +328,12 @@ mod tests {
     fn a_specification_is_corrected_to_what_can_work() {
         let dir = std::env::temp_dir().join(format!("w-bundle-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let spec = r#"{"ociVersion":"1.1.0","process":{"args":["a"],"oomScoreAdj":-998,"user":{"uid":5,"gid":6}},
+        let spec = r#"{"ociVersion":"1.1.0","process":{"args":["a"],"oomScoreAdj":-998,"noNewPrivileges":false,"user":{"uid":5,"gid":6}},
+            "mounts":[{"destination":"/c","type":"cgroup","options":["ro"]},{"destination":"/d","type":"proc"}],
             "hooks":{"poststop":[{"path":"/x"}],"prestart":[]},"linux":{"cgroupsPath":"a-b.slice:cri:c",
             "namespaces":[{"type":"pid"},{"type":"ipc","path":"/proc/1/ns/ipc"}]}}"#;
         fs::write(dir.join("config.json"), spec).unwrap();
-        let bundle = Bundle::load("c", &dir, true, &limits()).unwrap();
+        let bundle = Bundle::load("c", &dir, true, None, &limits()).unwrap();
         let written: Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
         bundle.note(&dir).unwrap();
         let noted = Bundle::noted(&dir);
@@ -298,6 +343,10 @@ mod tests {
         assert_eq!(written["process"]["oomScoreAdj"], 0);
         assert_eq!(written["process"]["terminal"], true);
         assert_eq!(written["linux"]["cgroupsPath"], "/a.slice/a-b.slice/cri-c.scope");
+        assert!(written["process"]["noNewPrivileges"].is_null());
+        assert_eq!(written["mounts"].as_array().unwrap().len(), 3);
+        assert_eq!(written["mounts"][1]["source"], "/sys/fs/cgroup/memory/a.slice/a-b.slice/cri-c.scope");
+        assert_eq!(written["mounts"][1]["destination"], "/c/memory");
         assert_eq!(noted[0].cgroup, "/a.slice/a-b.slice/cri-c.scope");
     }
 
@@ -305,10 +354,14 @@ mod tests {
     fn what_is_no_specification_is_refused() {
         let dir = std::env::temp_dir().join(format!("w-bundle-bad-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        assert!(Bundle::load("c", &dir, false, &limits()).unwrap_err().is_not_found());
+        assert!(Bundle::load("c", &dir, false, None, &limits()).unwrap_err().is_not_found());
         for bad in ["", "{}", "[]", r#"{"process":{}}"#] {
             fs::write(dir.join("config.json"), bad).unwrap();
-            assert_eq!(Bundle::load("c", &dir, false, &limits()).unwrap_err().kind(), Kind::InvalidArgument, "{bad}");
+            assert_eq!(
+                Bundle::load("c", &dir, false, None, &limits()).unwrap_err().kind(),
+                Kind::InvalidArgument,
+                "{bad}"
+            );
         }
         fs::remove_dir_all(&dir).unwrap();
     }

@@ -42,9 +42,10 @@ impl Pod {
             return Err(Error::unimplemented("restoring a checkpoint"));
         }
         let options = options(&request.options)?;
-        let mut bundle = Bundle::load(id.as_str(), Path::new(&request.bundle), request.terminal, &self.limits)?;
         let binary = if options.binary_name.is_empty() { &self.sandbox.runtime } else { &options.binary_name };
-        bundle.runtime = (!binary.is_empty()).then(|| PathBuf::from(binary));
+        let runtime = (!binary.is_empty()).then(|| PathBuf::from(binary));
+        let path = Path::new(&request.bundle);
+        let mut bundle = Bundle::load(id.as_str(), path, request.terminal, runtime, &self.limits)?;
         if !options.root.is_empty() {
             bundle.state = PathBuf::from(options.root);
         }
