@@ -3,8 +3,10 @@
 //! A call is a child process. Whoever makes it goes on; when the child has ended, [`Call::outcome`] reads what came of it.
 //! The built-in runtime answers through a pipe; others through their log file and pid file, as runc has them.
 
+mod causes;
 pub mod console;
 pub mod runtime;
+mod shortcut;
 
 use std::ffi::OsString;
 use std::fs::{self, File};

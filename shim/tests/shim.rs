@@ -259,3 +259,135 @@ async fn a_kill_for_memory_is_told_before_the_exit() {
     let exit = events.iter().position(|event| matches!(event, Event::TaskExit { .. })).unwrap();
     assert!(oom < exit);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_of_the_hosts_pids_sees_them_and_its_cgroup() {
+    let mut rig = Rig::new("hostpid").await;
+    rig.namespaces.clear();
+    rig.bundle(
+        "c",
+        "ls /cgroup; cat /cgroup/memory/memory.limit_in_bytes /cgroup/memory.max; ls /proc; sleep 1000",
+        false,
+    );
+    rig.amend("c", |spec| {
+        let cgroup =
+            json!({"destination": "/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"]});
+        spec["mounts"].as_array_mut().unwrap().push(cgroup);
+        spec["process"]["noNewPrivileges"] = json!(false);
+    });
+    rig.task.create(rig::soon(), &rig.request("c", false)).await.unwrap();
+    let pid = rig.start("c", "").await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !rig.log("c").contains(&format!(" F {pid}\n")) {
+        assert!(Instant::now() < deadline, "{}", rig.log("c"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Its own cgroup's limit, whatever version it is shown by.
+    assert!(rig.log("c").contains(" F 67108864\n"), "{}", rig.log("c"));
+    assert!(rig.log("c").contains(&format!(" F {}\n", rig.shim_pid())));
+    let (status, said) = rig.exec("c", "e", "echo 1 > /cgroup/memory/memory.limit_in_bytes", false).await.unwrap();
+    assert_ne!(status, 0, "its cgroups can be written: {said}");
+    rig.kill("c", 9).await.unwrap();
+    rig.wait("c", "").await.unwrap();
+    rig.delete("c", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_set_and_hold_for_execs_too() {
+    let rig = Rig::new("limits").await;
+    rig.bundle("c", "sleep 1000", false);
+    rig.amend("c", |spec| {
+        spec["linux"]["resources"]["pids"] = json!({"limit": 17});
+        spec["linux"]["resources"]["cpu"] = json!({"shares": 512, "quota": 1000, "period": 100_000});
+    });
+    let pid = rig.task.create(rig::soon(), &rig.request("c", false)).await.unwrap().pid;
+    let layout = Layout::detect().unwrap();
+    let cgroup = format!("{}/c", rig.cgroup);
+    let read = |controller: &str, v1: &str, v2: &str| {
+        let file = if layout.is_v2() { v2 } else { v1 };
+        fs::read_to_string(layout.controller(&cgroup, controller).unwrap().join(file)).unwrap().trim().to_owned()
+    };
+    // Before the program starts, and with nobody but its process inside.
+    assert_eq!(layout.processes(&cgroup).unwrap(), [pid]);
+    assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), "67108864");
+    assert_eq!(read("pids", "pids.max", "pids.max"), "17");
+    if !layout.is_v2() {
+        assert_eq!(read("cpu", "cpu.cfs_quota_us", ""), "1000");
+        assert_eq!(read("cpu", "cpu.shares", ""), "512");
+        let devices = read("devices", "devices.list", "");
+        assert!(!devices.contains("a *:* rwm") && devices.contains("c 1:3 rwm"), "{devices}");
+        for folder in layout.folders(&cgroup).unwrap() {
+            assert_eq!(fs::read_to_string(folder.join("cgroup.procs")).unwrap(), format!("{pid}\n"), "{folder:?}");
+        }
+    }
+    rig.start("c", "").await.unwrap();
+    let (status, _) = rig.exec("c", "e", "exec dd if=/dev/zero of=/dev/null bs=200M count=1", false).await.unwrap();
+    assert_eq!(status, 137, "an exec is not limited");
+    rig.kill("c", 9).await.unwrap();
+    rig.wait("c", "").await.unwrap();
+    rig.delete("c", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_of_the_runtime_names_its_cause() {
+    let rig = Rig::new("cause").await;
+    rig.bundle("c", "true", false);
+    rig.amend("c", |spec| {
+        let mount = json!({"destination": "/x", "type": "bind", "source": "/no/such/source", "options": ["bind"]});
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    let error = rig.task.create(rig::soon(), &rig.request("c", false)).await.unwrap_err().to_string();
+    assert!(error.contains("/no/such/source") && error.contains("No such file"), "{error}");
+    assert!(error.len() < 2000, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_with_hooks_is_made_with_them() {
+    let rig = Rig::new("hooks").await;
+    let said = rig.dir.join("said");
+    rig.bundle("c", "exit 3", false);
+    rig.amend("c", |spec| {
+        let hook = |word: &str| {
+            let line = format!("cat > /dev/null; echo {word} >> {}", said.display());
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", line]}])
+        };
+        spec["hooks"] = json!({"createRuntime": hook("made"), "poststart": hook("started"), "poststop": hook("gone")});
+    });
+    rig.task.create(rig::soon(), &rig.request("c", false)).await.unwrap();
+    rig.start("c", "").await.unwrap();
+    assert_eq!(rig.wait("c", "").await.unwrap().exit_status, 3);
+    rig.delete("c", "").await.unwrap();
+    assert_eq!(fs::read_to_string(&said).unwrap(), "made\nstarted\ngone\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mounts_of_the_host_come_into_a_container_that_asks() {
+    let rig = Rig::new("propagation").await;
+    let shared = rig.dir.join("shared");
+    fs::create_dir_all(shared.join("later")).unwrap();
+    let bind = windlass_model::Mount {
+        kind: "bind".into(),
+        source: shared.display().to_string(),
+        options: vec!["bind".into()],
+        ..Default::default()
+    };
+    windlass_sys::mount::mount_all(&[bind], &shared).unwrap();
+    let change = rustix::mount::MountPropagationFlags::SHARED;
+    rustix::mount::mount_change(&shared, change).unwrap();
+    rig.bundle("c", "until ls /shared/later | cat; [ -e /shared/later/file ]; do sleep 0.01; done; exit 8", false);
+    rig.amend("c", |spec| {
+        let mount = json!({"destination": "/shared", "type": "bind", "source": shared, "options": ["rbind", "rslave"]});
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    rig.task.create(rig::soon(), &rig.request("c", false)).await.unwrap();
+    rig.start("c", "").await.unwrap();
+    let later = shared.join("later");
+    let tmpfs = windlass_model::Mount { kind: "tmpfs".into(), source: "tmpfs".into(), ..Default::default() };
+    windlass_sys::mount::mount_all(&[tmpfs], &later).unwrap();
+    fs::write(later.join("file"), "").unwrap();
+    let exit = rig.wait("c", "").await;
+    windlass_sys::mount::unmount(&later).unwrap();
+    windlass_sys::mount::unmount(&shared).unwrap();
+    assert_eq!(exit.unwrap().exit_status, 8);
+    rig.delete("c", "").await.unwrap();
+}

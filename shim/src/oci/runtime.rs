@@ -16,6 +16,8 @@ use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::cgroup::Layout;
 use windlass_sys::process;
 
+use super::causes::Causes;
+use super::shortcut::{self, Shortcut};
 use super::{Arguments, text};
 
 /// The command line.
@@ -41,6 +43,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let options = Options::parse(arguments)?;
     let mut answer = File::from(process::inherited(options.answer)?);
     process::restore_sigpipe()?;
+    let causes = Causes::listen()?;
     let outcome = match verb.as_str() {
         "create" => create(&options),
         "start" => load(&options).and_then(|mut container| container.start().map_err(refused)).map(|()| 0),
@@ -51,7 +54,10 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     };
     let line = match &outcome {
         Ok(pid) => format!("ok {pid}\n"),
-        Err(error) => format!("error {} {}\n", kind_word(error.kind()), error.to_string().replace('\n', " ")),
+        Err(error) => {
+            let message = causes.add(error.to_string()).replace('\n', " ");
+            format!("error {} {message}\n", kind_word(error.kind()))
+        }
     };
     answer.write_all(line.as_bytes()).context(|| "answer".into())
 }
@@ -88,25 +94,34 @@ impl Options {
 }
 
 fn create(options: &Options) -> Result<u32> {
+    let layout = Layout::detect()?;
+    let mut shortcut = None;
+    if !layout.is_v2() {
+        // Also for hierarchies that libcontainer does not know.
+        layout.create(&options.cgroup)?;
+        shortcut = Shortcut::take(&layout, &options.bundle, &options.cgroup)?;
+    }
     let container = options
         .builder()?
-        .as_init(&options.bundle)
+        .as_init(shortcut.as_ref().map_or(&options.bundle, |shortcut| &shortcut.bundle))
         .with_systemd(options.systemd)
         .as_sibling(true)
         .with_detach(true)
         .build()
         .map_err(refused)?;
+    if let Some(shortcut) = shortcut {
+        shortcut.finish()?;
+    }
     let pid = container.pid().ok_or_else(|| Error::internal("the container has no process"))?;
     Ok(pid.as_raw().unsigned_abs())
 }
 
 fn exec(options: &Options) -> Result<u32> {
-    // Where this does not succeed, libcontainer does the same in its slower way.
     if let Ok(layout) = Layout::detect()
         && !layout.is_v2()
-        && layout.enter(&options.cgroup).is_ok()
     {
-        hide_cgroups().ok();
+        // Where this does not succeed, libcontainer does the same in its slower way.
+        shortcut::enter(&layout, &options.cgroup).ok();
     }
     let pid = options
         .builder()?
@@ -119,40 +134,20 @@ fn exec(options: &Options) -> Result<u32> {
     Ok(pid.as_raw().unsigned_abs())
 }
 
-/// Lets libcontainer find no cgroups of version 1: what it executes is in the right ones already, by inheritance, and
-/// its own moving would cost as much time as all the rest.
-fn hide_cgroups() -> std::io::Result<()> {
-    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    unmount("/sys/fs/cgroup", UnmountFlags::DETACH)?;
-    mount("tmpfs", "/sys/fs/cgroup", "tmpfs", MountFlags::RDONLY, None)?;
-    Ok(())
-}
-
 fn load(options: &Options) -> Result<Container> {
     Container::load(options.root.join(&options.id)).map_err(refused)
 }
 
 fn update(options: &Options) -> Result<()> {
-    use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
     let file = options.resources.as_ref().ok_or_else(|| Error::invalid("no resources"))?;
     let bytes = std::fs::read(file).context(|| format!("read {}", file.display()))?;
     let resources = serde_json::from_slice(&bytes)
         .map_err(|error| Error::with_source(Kind::InvalidArgument, "resources of a container", error))?;
-    let manager = create_cgroup_manager(CgroupConfig {
-        cgroup_path: options.cgroup.clone().into(),
-        systemd_cgroup: options.systemd,
-        container_name: options.id.clone(),
-    })
-    .map_err(refused)?;
-    let change =
-        ControllerOpt { resources: &resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
-    manager.apply(&change).map_err(refused)
+    shortcut::limit(&options.cgroup, &resources, &options.id, options.systemd)
 }
 
 /// An error of libcontainer with all its causes, which it does not print by itself.
-fn refused(error: impl StdError) -> Error {
+pub fn refused(error: impl StdError) -> Error {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

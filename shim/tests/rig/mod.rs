@@ -150,6 +150,14 @@ impl Rig {
         bundle
     }
 
+    /// Changes the specification of a bundle.
+    pub fn amend(&self, container: &str, change: impl FnOnce(&mut Value)) {
+        let config = self.dir.join(container).join("config.json");
+        let mut spec = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        change(&mut spec);
+        fs::write(&config, serde_json::to_vec(&spec).unwrap()).unwrap();
+    }
+
     pub fn request(&self, container: &str, terminal: bool) -> CreateTaskRequest {
         let log = format!("cri-log://{}/{container}.log?max_line=16384", self.dir.display());
         let options = Options { binary_name: self.runtime.clone(), ..Default::default() };
@@ -210,7 +218,8 @@ impl Rig {
         let fifo = |name: &str| {
             let path = self.dir.join(format!("{exec}-{name}"));
             fs::remove_file(&path).ok();
-            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
             path
         };
         let (out, err) = (fifo("out"), fifo("err"));
