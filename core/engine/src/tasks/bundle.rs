@@ -131,6 +131,7 @@ impl Bundle {
         serde_json::from_slice(&fs::read(self.0.join(EXIT_FILE)).ok()?).ok()
     }
 
+    /// Writes down how the task ended; only its entry does, which knows whether the bundle is still the task's.
     pub(super) fn set_ended(&self, ended: Ended) -> Result<()> {
         if !self.exists() {
             return Ok(());
@@ -186,8 +187,7 @@ impl Bundle {
         // remove_tree leaves mounts alone, so a folder that cannot be unmounted fails here and loses nothing.
         unmount(&self.rootfs())?;
         unmount(&self.0.join(words::SHM_DIR))?;
-        // An exit may be written down in it while it goes; a second round takes that along.
-        remove_tree(&self.0).or_else(|_| remove_tree(&self.0))
+        remove_tree(&self.0)
     }
 
     /// Removes the socket of a shim whose bundle has too long a path to hold one.

@@ -66,6 +66,6 @@ fn kill(entry: &Arc<Entry>) {
 
 /// Takes a container's root file system away and writes down how its task ended, for nobody else knows any more.
 fn release(entry: &Arc<Entry>) -> Result<()> {
-    entry.keep_exit()?;
-    unmount(&entry.bundle.rootfs())
+    let kept = entry.keep_exit();
+    unmount(&entry.bundle.rootfs()).and(kept)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use windlass_model::process::Exit;
-use windlass_model::{Id, Namespace};
+use windlass_model::{Id, Namespace, Result};
 
 use super::bundle::{Bundle, Ended};
 
@@ -22,6 +22,8 @@ pub(super) struct Entry {
     /// The sandbox, or the container itself where it has a shim of its own.
     pub(super) shim: Id,
     pub(super) bundle: Bundle,
+    /// True once the bundle is removed: nothing is written there any more, for the next task of that name has it.
+    removed: Mutex<bool>,
     pid: AtomicU32,
     exit: watch::Sender<Option<Exit>>,
     /// How many execs are under way.
@@ -43,6 +45,7 @@ impl Entry {
             id,
             shim,
             bundle,
+            removed: Mutex::new(false),
             pid: AtomicU32::new(ended.map_or(0, |ended| ended.pid)),
             exit: watch::Sender::new(ended.map(|ended| ended.exit)),
             execs: watch::Sender::new(0),
@@ -87,6 +90,26 @@ impl Entry {
 }
 
 impl Entry {
+    /// Writes down in the bundle how the task ended, unless that is not known or the bundle is removed. Blocks.
+    pub(super) fn keep_exit(&self) -> Result<()> {
+        // Held while writing: a bundle that is being removed must not get a file meanwhile.
+        let removed = self.removed.lock();
+        match self.exit() {
+            Some(exit) if !*removed => self.bundle.set_ended(Ended { pid: self.pid(), exit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the bundle for good; a second time does nothing. Blocks.
+    pub(super) fn remove_bundle(&self) -> Result<()> {
+        let mut removed = self.removed.lock();
+        if !*removed {
+            self.bundle.remove()?;
+            *removed = true;
+        }
+        Ok(())
+    }
+
     /// Counts an exec until the answer is dropped.
     pub(super) fn begin_exec(self: &Arc<Self>) -> Underway {
         self.execs.send_modify(|count| *count += 1);
@@ -164,6 +187,31 @@ mod tests {
         assert!(!entry.end(Exit { status: 137, at: Timestamp(2) }));
         assert_eq!(waiting.await.unwrap().status, 3);
         assert_eq!(entry.wait().await.status, 3);
+    }
+
+    #[test]
+    fn a_removed_bundle_stays_away() {
+        let state = tempfile::tempdir().unwrap();
+        let (namespace, id): (Namespace, Id) = ("n".parse().unwrap(), "c".parse().unwrap());
+        for round in 0..200 {
+            let bundle = Bundles::new(state.path()).of(&namespace, &id);
+            let sandbox: Id = "s".parse().unwrap();
+            bundle.fill(&sandbox, b"{}").unwrap();
+            let entry = Entry::new(namespace.clone(), id.clone(), sandbox.clone(), bundle.clone(), None);
+            entry.end(Exit { status: 3, at: Timestamp(1) });
+            let writer = {
+                let entry = entry.clone();
+                std::thread::spawn(move || (0..20).for_each(|_| entry.keep_exit().unwrap()))
+            };
+            entry.remove_bundle().unwrap();
+            assert!(!bundle.exists(), "round {round}");
+            // The next task of that name has the bundle now; what is late of the old one must not touch it.
+            bundle.fill(&sandbox, b"{}").unwrap();
+            writer.join().unwrap();
+            entry.remove_bundle().unwrap();
+            assert!(bundle.exists() && bundle.ended().is_none(), "round {round}");
+            bundle.remove().unwrap();
+        }
     }
 
     #[test]

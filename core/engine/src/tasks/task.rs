@@ -147,8 +147,8 @@ impl Tasks {
 
     /// Removes the last trace of a task.
     async fn forget(&self, entry: &Arc<Entry>) -> Result<()> {
-        let bundle = entry.bundle.clone();
-        blocking(move || bundle.remove()).await?;
+        let doomed = entry.clone();
+        blocking(move || doomed.remove_bundle()).await?;
         self.roster.inner().tasks.remove(&entry.namespace, &entry.id);
         Ok(())
     }
