@@ -71,7 +71,7 @@ impl Server {
         let facts = self.pod_facts(pod, tasks.sandbox_pid(&pod.id).await?);
         let rootfs = self.tenant.snapshots(&container.snapshotter)?.mounts(container.id.as_str()).await?;
         let spec = self.write_spec(container, facts, pod.cgroup_parent.clone(), target).await?;
-        let log = container.log_path.as_ref().map(log_uri).unwrap_or_default();
+        let log = container.log_path.as_deref().map(log_uri).unwrap_or_default();
         let runtime = self.config.runtimes.get(&container.handler).cloned().unwrap_or_default();
         let request = CreateTask {
             id: container.id.clone(),
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_log_path_is_escaped() {
-        assert_eq!(log_uri(&"/v/p_1/c/0.log".into()), "cri-log:///v/p_1/c/0.log?max_line=16384");
-        assert_eq!(log_uri(&"/a%b?c#d".into()), "cri-log:///a%25b%3Fc%23d?max_line=16384");
+        assert_eq!(log_uri(Path::new("/v/p_1/c/0.log")), "cri-log:///v/p_1/c/0.log?max_line=16384");
+        assert_eq!(log_uri(Path::new("/a%b?c#d")), "cri-log:///a%25b%3Fc%23d?max_line=16384");
     }
 }
