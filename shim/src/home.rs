@@ -55,7 +55,7 @@ impl Home {
     /// Leaves the cgroup and takes away what this process made; what is refused is left for `delete`.
     pub fn move_out(&self, layout: &Layout, bundle: &Path) {
         let Some(made) = &self.made else { return };
-        if layout.leave(std::process::id()).and_then(|()| layout.remove(made)).is_ok() {
+        if layout.leave().and_then(|()| layout.remove(made)).is_ok() {
             fs::remove_file(bundle.join(NOTE)).ok();
         }
     }

@@ -14,7 +14,10 @@ use windlass_model::event::Event;
 use windlass_sys::cgroup::Layout;
 use windlass_sys::process;
 use windlass_wire::extension::{PodOptions, ReopenLogRequest};
-use windlass_wire::{convert, ttrpc};
+use windlass_wire::protobuf::MessageField;
+use windlass_wire::protobuf::well_known_types::any::Any;
+use windlass_wire::task::ExecProcessRequest;
+use windlass_wire::{convert, ttrpc, words};
 
 fn kind(error: ttrpc::Error) -> Kind {
     convert::from_error(error).kind()
@@ -68,6 +71,32 @@ async fn execs_run_beside_the_program() {
     rig.kill("c", 9).await.unwrap();
     assert_eq!(rig.wait("c", "").await.unwrap().exit_status, 137);
     assert_eq!(rig.delete("c", "").await.unwrap(), 137);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exec_is_answered_before_its_container_is_forgotten() {
+    let rig = Rig::new("ender").await;
+    for (script, status) in [("sleep 1000", 137), ("touch /tmp/stop; exit 5", 5)] {
+        rig.run("c", "while [ ! -e /tmp/stop ]; do usleep 300000; done").await;
+        let spec = Any {
+            type_url: words::TYPE_PROCESS.into(),
+            value: serde_json::to_vec(&rig::process_spec(script, false)).unwrap(),
+            ..Default::default()
+        };
+        let spec = MessageField::some(spec);
+        let request = ExecProcessRequest { id: "c".into(), exec_id: "e".into(), spec, ..Default::default() };
+        rig.task.exec(rig::soon(), &request).await.unwrap();
+        // Waits from before the start: nothing may end sooner than somebody waits.
+        let (exec, ()) = tokio::join!(rig.wait("c", "e"), async {
+            rig.start("c", "e").await.unwrap();
+            if status == 137 {
+                rig.kill("c", 9).await.unwrap();
+            }
+            rig.wait("c", "").await.unwrap();
+            rig.delete("c", "").await.unwrap();
+        });
+        assert_eq!(exec.unwrap().exit_status, status);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,7 +223,7 @@ async fn the_runtime_inside_cannot_be_opened_for_writing() {
     let pid = rig.create("c", "true").await.unwrap();
     let exe = format!("/proc/{pid}/exe");
     let program = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
-    assert_eq!(program(&exe), program(env!("CARGO_BIN_EXE_containerd-shim-windlass-v1")));
+    assert_eq!(program(&exe), program(&rig::program().display().to_string()));
     // As long as it runs, writing is refused because it runs; what holds afterwards too is the mount.
     assert!(fs::OpenOptions::new().write(true).open(&exe).is_err());
     assert!(rustix::fs::statvfs(&exe).unwrap().f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));

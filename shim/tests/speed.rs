@@ -88,6 +88,36 @@ async fn containers_and_execs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
+async fn pods() {
+    let (mut starts, mut boots, mut ends) = (vec![], vec![], vec![]);
+    let mut rigs = Vec::new();
+    for _ in 0..50 {
+        let begun = Instant::now();
+        let rig = Rig::new("pods").await;
+        starts.push(begun.elapsed());
+        let cgroup = format!("{}/pod", rig.cgroup);
+        let begun = Instant::now();
+        rig.boot(PodOptions { new_ipc: true, new_uts: true, cgroup, shm_bytes: 1 << 20, ..Default::default() }).await;
+        boots.push(begun.elapsed());
+        rigs.push(rig);
+    }
+    middle("start", starts);
+    middle("create and start of the sandbox", boots);
+    println!("one of 50: {}", pss(rigs[10].shim_pid()));
+    rigs[10].run("c", "exec sleep 1000").await;
+    rigs[10].exec("c", "e", "exit 0", false).await.unwrap();
+    println!("one of 50 with a container: {}", pss(rigs[10].shim_pid()));
+    for rig in &rigs {
+        let begun = Instant::now();
+        rig.stop().await;
+        rig.shutdown().await;
+        ends.push(begun.elapsed());
+    }
+    middle("stop and shutdown", ends);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
 async fn two_million_lines() {
     let rig = Rig::new("lines").await;
     let line = "x".repeat(139);

@@ -141,16 +141,16 @@ impl Layout {
         if found { Ok(()) } else { Err(Error::not_found(format!("cgroup {cgroup}"))) }
     }
 
-    /// Moves a process to the roots of all hierarchies, out of whatever cgroup it is in.
+    /// Moves this process, which has one thread, to the roots of all hierarchies, out of whatever cgroup it is in; as
+    /// quick as [`Layout::enter`].
     ///
     /// # Errors
-    /// Where the process is gone or the kernel refuses.
-    pub fn leave(&self, pid: u32) -> Result<()> {
-        let roots = match self {
-            Self::V1(hierarchies) => hierarchies.as_slice(),
-            Self::V2(root) => std::slice::from_ref(root),
-        };
-        roots.iter().try_for_each(|root| write(&root.join("cgroup.procs"), &pid.to_string()))
+    /// Where the kernel refuses.
+    pub fn leave(&self) -> Result<()> {
+        match self {
+            Self::V1(hierarchies) => hierarchies.iter().try_for_each(|root| write(&root.join("tasks"), "0")),
+            Self::V2(root) => write(&root.join("cgroup.procs"), "0"),
+        }
     }
 
     /// The processes in the cgroup and in those below it; none where it is missing.
