@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use windlass_model::{Context, Error, Result};
 
-use super::rocks::{Rocks, rocks_error};
+use super::rocks::{OlderLogs, Rocks, rocks_error};
 use super::table::Each;
 use super::{Key, Reader, Table, migrate};
 
@@ -113,11 +113,12 @@ impl Db {
 
     /// Opens the database without looking at its layout.
     pub(super) fn open_raw(folder: &Path) -> Result<Self> {
-        let rocks = Arc::new(super::rocks::open(folder)?);
+        let (rocks, older) = super::rocks::open(folder)?;
+        let rocks = Arc::new(rocks);
         let counters = Arc::new(Counters::default());
         let (queue, messages) = mpsc::channel(QUEUE);
         let (to_sync, pending) = mpsc::unbounded_channel();
-        let syncer = Syncer { rocks: rocks.clone(), counters: counters.clone(), pending };
+        let syncer = Syncer { rocks: rocks.clone(), older, counters: counters.clone(), pending };
         let writer = Writer { rocks: rocks.clone(), counters: counters.clone(), messages, to_sync };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(run).context(|| format!("start thread {name}"))
@@ -312,6 +313,8 @@ impl Group {
 /// The syncing thread's state.
 struct Syncer {
     rocks: Arc<Rocks>,
+    /// To be synced before anything that is written now.
+    older: OlderLogs,
     counters: Arc<Counters>,
     pending: mpsc::UnboundedReceiver<Vec<Pending>>,
 }
@@ -324,7 +327,7 @@ impl Syncer {
                 gathered.extend(next);
             }
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-            let synced = self.rocks.flush_wal(true).map_err(|error| rocks_error("sync records", error));
+            let synced = self.sync();
             for Pending { after, answer } in gathered {
                 match &synced {
                     Ok(()) => finish(after, answer),
@@ -332,6 +335,13 @@ impl Syncer {
                 }
             }
         }
+    }
+}
+
+impl Syncer {
+    fn sync(&mut self) -> Result<()> {
+        self.older.sync()?;
+        self.rocks.flush_wal(true).map_err(|error| rocks_error("sync records", error))
     }
 }
 

@@ -30,7 +30,9 @@ impl Sequence {
     pub(crate) async fn open(db: &Db, setting: &'static str, floor: u64) -> Result<Self> {
         let start = db.view().find(&SETTINGS, &setting.to_owned())?.unwrap_or(0).max(floor).max(1);
         let end = start + BLOCK;
-        db.update(Durability::Power, move |tx| tx.put(&SETTINGS, &setting.into(), &end)).await?;
+        // Not worth a sync, here and below: a power cut leaves nobody who saw the numbers of an unsynced block, but for
+        // what lies on disks, and that is below the floor.
+        db.update(Durability::Crash, move |tx| tx.put(&SETTINGS, &setting.into(), &end)).await?;
         let (next, end) = (AtomicU64::new(start), AtomicU64::new(end));
         Ok(Self(Arc::new(Inner { db: db.clone(), setting, next, end, extending: AtomicBool::new(false) })))
     }
@@ -50,7 +52,6 @@ impl Sequence {
             return;
         }
         let (me, end) = (self.clone(), self.0.next.load(Ordering::Relaxed) + BLOCK);
-        // Not worth a sync: a power cut leaves nobody who saw the numbers of an unsynced block.
         let posted = self.0.db.post(Durability::Crash, move |tx| {
             tx.put(&SETTINGS, &me.0.setting.into(), &end)?;
             tx.after_commit(move || {
