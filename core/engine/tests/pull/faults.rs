@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use windlass_engine::registry::Credentials;
 use windlass_model::Kind;
 
-use crate::image::{Image, MANIFEST, Packed, parts, tar};
+use crate::image::{Image, MANIFEST, Packed, noise, parts, tar};
 use crate::registry::{Door, Fault, Registry};
 use crate::{Node, open};
 
@@ -80,7 +80,7 @@ async fn silence_ends() {
 async fn a_broken_connection_is_resumed() {
     for fault in [Fault::Cut(1000), Fault::Cut(0)] {
         let (node, registry) = (Node::start().await, Registry::start());
-        let noise: Vec<u8> = (0..200_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let noise = noise(200_000);
         let image = Image::put(&registry, "v1", &[(tar(&[("noise", &noise)]), Packed::Gzip)]);
         registry.fault(&image.layers[0].to_string(), fault.clone(), 2);
         node.pull(&format!("{}/a/b:v1", registry.host)).await.unwrap();
@@ -93,20 +93,68 @@ async fn a_broken_connection_is_resumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_pull_continues_where_one_stopped() {
     let (node, registry) = (Node::start().await, Registry::start());
-    let noise: Vec<u8> = (0..200_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise = noise(200_000);
     let image = Image::put(&registry, "v1", &[(tar(&[("noise", &noise)]), Packed::Gzip)]);
     let layer = image.layers[0].to_string();
-    registry.fault(&layer, Fault::Cut(7000), 1);
+    registry.fault(&layer, Fault::Cut(70_000), 1);
     registry.fault(&layer, Fault::Status(500, None), usize::MAX);
     let reference = format!("{}/a/b:v1", registry.host);
     assert_eq!(node.pull(&reference).await.unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(node.ingests(), 1);
+    node.assert_empty().await;
     registry.forgive();
     registry.fault(&layer, Fault::NoRanges, 1);
     node.pull(&reference).await.unwrap();
     assert!(registry.seen().last().unwrap().headers["range"].starts_with("bytes="));
     assert_eq!(node.ingests(), 0);
     assert_eq!(std::fs::read(node.layer(&image.chain[0]).await.join("noise")).unwrap(), noise);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_download_that_broke_keeps_its_bytes() {
+    let faults = [
+        (Fault::Cut(70_000), 1),
+        (Fault::Silent, 0),
+        (Fault::Status(403, None), 0),
+        (Fault::Status(404, None), 0),
+        (Fault::Status(429, Some(("Retry-After", "3600".to_owned()))), 0),
+        (Fault::Wrong, 0),
+        (Fault::Short(150_000), 0),
+        (Fault::Endless, 0),
+    ];
+    for (fault, kept) in faults {
+        let (node, registry) = (Node::start().await, Registry::start());
+        // The other layer comes slowly, so that it is under way, without a byte, when the first fails.
+        let layers = [(tar(&[("noise", &noise(200_000))]), Packed::Gzip), (tar(&[("more", b"x")]), Packed::Plain)];
+        let image = Image::put(&registry, "v1", &layers);
+        let layer = image.layers[0].to_string();
+        registry.fault(&layer, fault.clone(), if kept == 1 { 1 } else { usize::MAX });
+        registry.fault(&layer, Fault::Status(500, None), usize::MAX);
+        registry.fault(&image.layers[1].to_string(), Fault::Slow(Duration::from_millis(300)), usize::MAX);
+        let reference = format!("{}/a/b:v1", registry.host);
+        node.pull(&reference).await.unwrap_err();
+        assert_eq!(node.ingests(), kept, "{fault:?}");
+        node.assert_empty().await;
+        registry.forgive();
+        node.pull(&reference).await.unwrap();
+        assert_eq!(node.ingests(), 0, "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_goes_when_it_turns_out_to_be_of_no_use() {
+    let (node, registry) = (Node::start().await, Registry::start());
+    let layers = [(tar(&[("noise", &noise(200_000))]), Packed::Gzip), (tar(&[("more", b"x")]), Packed::Plain)];
+    let image = Image::put(&registry, "v1", &layers);
+    let reference = format!("{}/a/b:v1", registry.host);
+    registry.fault(&image.layers[0].to_string(), Fault::Cut(70_000), 1);
+    registry.fault(&image.layers[0].to_string(), Fault::Status(500, None), usize::MAX);
+    assert_eq!(node.pull(&reference).await.unwrap_err().kind(), Kind::Unavailable);
+    assert!(node.ingests() > 0);
+    registry.forgive();
+    registry.fault(&image.layers[0].to_string(), Fault::Status(404, None), usize::MAX);
+    assert_eq!(node.pull(&reference).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(node.ingests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,7 +80,11 @@ impl Pull {
             Err(error) if error.kind() == Kind::AlreadyExists => return Ok(None),
             writer => writer?,
         };
-        writer.write(bytes).await?;
+        if let Err(error) = writer.write(bytes).await {
+            // Nobody would ever resume it.
+            writer.abort().await?;
+            return Err(error);
+        }
         writer.seal(descriptor.size, &descriptor.digest).await.map(Some)
     }
 

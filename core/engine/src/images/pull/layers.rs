@@ -210,8 +210,8 @@ impl Pull {
                 return Err(error);
             }
             if let Err(error) = fed {
-                // Bytes that a later pull can build on are kept.
-                if self.is_hopeless(&error) {
+                // Bytes that a later pull can build on are kept; nothing else is.
+                if writer.offset() == 0 || self.is_hopeless(&error) {
                     writer.abort().await?;
                 }
                 if error.kind() == Kind::DataLoss && stream.source().is_some_and(|host| self.session.distrust(host)) {
