@@ -10,7 +10,7 @@ use windlass_sys::cgroup::Layout;
 use windlass_wire::convert;
 use windlass_wire::task::{CreateTaskResponse, DeleteRequest, DeleteResponse};
 
-use super::{Done, Pod, answer, finish_call, query};
+use super::{Done, Exec, Pod, answer, finish_call, query};
 use crate::bundle::Bundle;
 use crate::oci::{Call, Verb};
 use crate::process::Process;
@@ -18,6 +18,15 @@ use crate::serve::Reply;
 
 /// How long killed processes may take to leave their cgroup.
 const LEAVE: Duration = Duration::from_secs(5);
+/// How often it is looked whether the output of the last execs has been carried, which has a limit of its own.
+const LAST_WORDS: Duration = Duration::from_millis(2);
+
+impl Exec {
+    /// True where the kernel has reported its end and its output is still on the way.
+    fn is_ending(&self) -> bool {
+        self.process.ending.is_some() && self.process.exit.is_none()
+    }
+}
 
 impl Pod {
     pub(super) fn delete(&mut self, request: DeleteRequest, reply: Reply<DeleteResponse>) {
@@ -90,6 +99,16 @@ impl Pod {
     }
 
     pub(super) fn removed(&mut self, id: &str, result: Result<()>, failed: Option<(Error, Reply<CreateTaskResponse>)>) {
+        // Everything in the container is dead by now. Whoever waits for one of its execs is told how that ended first.
+        self.reap();
+        if self.containers.get(id).is_some_and(|container| container.execs.values().any(Exec::is_ending)) {
+            let container = id.to_owned();
+            self.work.spawn(async move {
+                tokio::time::sleep(LAST_WORDS).await;
+                Done::Removed { container, result, failed }
+            });
+            return;
+        }
         let Some(mut container) = self.containers.remove(id) else { return };
         if let Some((error, reply)) = failed {
             container.bundle.forget(&self.bundle);
