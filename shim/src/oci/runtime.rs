@@ -7,7 +7,7 @@
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -85,6 +85,13 @@ impl Options {
         Ok(options)
     }
 
+    /// What is read or written by path.
+    fn paths(&self) -> Vec<&Path> {
+        let console = self.console.as_deref().and_then(Path::parent);
+        let process = self.process.as_deref().and_then(Path::parent);
+        [Some(&*self.root), Some(&*self.bundle), console, process].into_iter().flatten().collect()
+    }
+
     fn builder(&self) -> Result<ContainerBuilder> {
         ContainerBuilder::new(self.id.clone(), SyscallType::default())
             .with_console_socket(self.console.clone())
@@ -99,7 +106,7 @@ fn create(options: &Options) -> Result<u32> {
     if !layout.is_v2() {
         // Also for hierarchies that libcontainer does not know.
         layout.create(&options.cgroup)?;
-        shortcut = Shortcut::take(&layout, &options.bundle, &options.cgroup)?;
+        shortcut = Shortcut::take(&layout, &options.bundle, &options.cgroup, &options.paths())?;
     }
     let container = options
         .builder()?
@@ -120,8 +127,7 @@ fn exec(options: &Options) -> Result<u32> {
     if let Ok(layout) = Layout::detect()
         && !layout.is_v2()
     {
-        // Where this does not succeed, libcontainer does the same in its slower way.
-        shortcut::enter(&layout, &options.cgroup).ok();
+        shortcut::enter(&layout, &options.cgroup, &options.paths())?;
     }
     let pid = options
         .builder()?

@@ -6,15 +6,22 @@
 //! created, the limits are set at the end, when all the work is done and nothing of the container runs yet, so they do
 //! not slow down or kill the runtime.
 //!
-//! What hides the cgroups is a mount namespace of the runtime's own. The container's is made before it from the host's,
-//! so that mounts go on to propagate between those two, and libcontainer is told to join it.
+//! What hides the cgroups is a mount namespace of the runtime's own, with nothing in it but what libcontainer needs: it
+//! reads the list of all mounts again and again, and on a node with many pods that is long. The container's namespace is
+//! made before it from the host's, so that mounts go on to propagate between those two, and libcontainer is told to
+//! join it.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_change,
+    move_mount, open_tree, unmount,
+};
 use serde_json::{Value, json};
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::cgroup::Layout;
@@ -22,6 +29,8 @@ use windlass_wire::words;
 
 use super::runtime::refused;
 
+/// Where the hierarchies are mounted, and so a folder that is there to put a new root on.
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// The folder in a container's bundle with the specification that libcontainer gets.
 const FOLDER: &str = "oci-spec";
 
@@ -30,7 +39,8 @@ const FOLDER: &str = "oci-spec";
 pub struct Shortcut {
     /// The bundle that libcontainer is to take.
     pub bundle: PathBuf,
-    host: File,
+    /// The hierarchies, which this process does not see.
+    hierarchies: OwnedFd,
     /// The container's mount namespace, which its first process joins through this descriptor.
     _mounts: File,
     cgroup: String,
@@ -39,11 +49,11 @@ pub struct Shortcut {
 
 impl Shortcut {
     /// Prepares a creation, with this process in `cgroup` from now on; nothing where the container must be made in
-    /// libcontainer's own way.
+    /// libcontainer's own way. Besides the bundle it is to find `others`.
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] where the specification is none; otherwise where the kernel refuses.
-    pub fn take(layout: &Layout, bundle: &Path, cgroup: &str) -> Result<Option<Self>> {
+    pub fn take(layout: &Layout, bundle: &Path, cgroup: &str, others: &[&Path]) -> Result<Option<Self>> {
         let file = bundle.join(words::SPEC_FILE);
         let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
         let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
@@ -51,17 +61,19 @@ impl Shortcut {
         if !is_plain(&spec) {
             return Ok(None);
         }
-        let host = mount_namespace()?;
         new_mount_namespace()?;
-        let mounts = mount_namespace()?;
+        let mounts = File::open("/proc/self/ns/mnt").context(|| "open the mount namespace".into())?;
+        let needed = joined_paths(&spec);
         let resources = rewrite(&mut spec, bundle, mounts.as_raw_fd());
         let folder = bundle.join(FOLDER);
         fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;
         windlass_sys::fs::write_atomic(&folder.join(words::SPEC_FILE), &bytes)?;
         layout.enter(cgroup)?;
-        hide_cgroups()?;
-        Ok(Some(Self { bundle: folder, host, _mounts: mounts, cgroup: cgroup.into(), resources }))
+        let root = spec.pointer("/root/path").and_then(Value::as_str).map(PathBuf::from);
+        let paths = others.iter().map(|path| path.to_path_buf()).chain(needed).chain(root).chain([bundle.into()]);
+        let hierarchies = hide_cgroups(paths)?;
+        Ok(Some(Self { bundle: folder, hierarchies, _mounts: mounts, cgroup: cgroup.into(), resources }))
     }
 
     /// Limits the cgroup as the specification says; to be called when the container is made.
@@ -69,9 +81,9 @@ impl Shortcut {
     /// # Errors
     /// Where the kernel refuses a limit.
     pub fn finish(self) -> Result<()> {
-        setns(&self.host, CloneFlags::CLONE_NEWNS)
+        move_mount(&self.hierarchies, "", CWD, CGROUPS, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(std::io::Error::from)
-            .context(|| "return to the host's mounts".into())?;
+            .context(|| "show the cgroups again".into())?;
         limit(&self.cgroup, &self.resources, "", false)
     }
 }
@@ -92,13 +104,16 @@ pub fn limit(cgroup: &str, resources: &Value, container: &str, systemd: bool) ->
     create_cgroup_manager(config).map_err(refused)?.apply(&change).map_err(refused)
 }
 
-/// Moves this process into `cgroup` and lets libcontainer find no cgroups from now on.
+/// Moves this process into `cgroup` and lets libcontainer find no cgroups from now on, and of folders outside the root
+/// file system only `paths`. Nothing happens where there is no such cgroup.
 ///
 /// # Errors
-/// Where the cgroup is not there or the kernel refuses.
-pub fn enter(layout: &Layout, cgroup: &str) -> Result<()> {
-    layout.enter(cgroup)?;
-    hide_cgroups()
+/// Where the kernel refuses.
+pub fn enter(layout: &Layout, cgroup: &str, paths: &[&Path]) -> Result<()> {
+    match layout.enter(cgroup) {
+        Err(error) if error.is_not_found() => Ok(()),
+        outcome => outcome.and_then(|()| hide_cgroups(paths.iter().map(|path| path.to_path_buf())).map(drop)),
+    }
 }
 
 /// True for a container whose mount namespace this process can make for it, and that has no hooks: they are told the
@@ -128,22 +143,59 @@ fn rewrite(spec: &mut Value, bundle: &Path, mounts: i32) -> Value {
     spec.pointer_mut("/linux/resources").map(Value::take).unwrap_or_default()
 }
 
-fn mount_namespace() -> Result<File> {
-    File::open("/proc/self/ns/mnt").context(|| "open the mount namespace".into())
+/// The namespaces that the container joins by a path of their own.
+fn joined_paths(spec: &Value) -> Vec<PathBuf> {
+    let namespaces = spec.pointer("/linux/namespaces").and_then(Value::as_array);
+    let paths = namespaces.into_iter().flatten().filter_map(|namespace| namespace["path"].as_str());
+    paths.filter(|path| !path.is_empty()).map(PathBuf::from).collect()
 }
 
 fn new_mount_namespace() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(std::io::Error::from).context(|| "make a mount namespace".into())
 }
 
-fn hide_cgroups() -> Result<()> {
-    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+/// Leaves this process with the root file system, `paths`, and no cgroups; gives these as a tree that can be mounted.
+fn hide_cgroups(paths: impl IntoIterator<Item = PathBuf>) -> Result<OwnedFd> {
     new_mount_namespace()?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .and_then(|()| unmount("/sys/fs/cgroup", UnmountFlags::DETACH))
-        .and_then(|()| mount("tmpfs", "/sys/fs/cgroup", "tmpfs", MountFlags::RDONLY, None))
-        .map_err(std::io::Error::from)
-        .context(|| "hide the cgroups".into())
+    let hide = || {
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let hierarchies = open_tree(CWD, CGROUPS, flags)?;
+        mount_bind("/", CGROUPS)?;
+        let mut shown = Vec::new();
+        for path in ["/proc", "/sys", "/dev"].into_iter().map(PathBuf::from).chain(paths) {
+            show(&path, &mut shown)?;
+        }
+        mount("tmpfs", format!("{CGROUPS}{CGROUPS}"), "tmpfs", MountFlags::RDONLY, None)?;
+        rustix::process::chdir(CGROUPS)?;
+        rustix::process::pivot_root(".", ".")?;
+        unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")?;
+        Ok(hierarchies)
+    };
+    hide().map_err(|error: std::io::Error| error).context(|| "hide the cgroups".into())
+}
+
+/// Binds below the new root all mounts on the way to `path` that are not there yet; a path that is missing is left out.
+fn show(path: &Path, shown: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    // Links must not lead from the new root back to the old one.
+    let Ok(path) = fs::canonicalize(path) else { return Ok(()) };
+    let mut inside = PathBuf::from("/");
+    let mut mounted = mount_id(&inside)?;
+    for part in path.components().skip(1) {
+        inside.push(part);
+        let here = mount_id(&inside)?;
+        if here != mounted && !shown.contains(&inside) {
+            mount_bind(&inside, Path::new(CGROUPS).join(inside.strip_prefix("/").unwrap_or(&inside)))?;
+            shown.push(inside.clone());
+        }
+        mounted = here;
+    }
+    Ok(())
+}
+
+fn mount_id(path: &Path) -> std::io::Result<u64> {
+    Ok(statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 #[cfg(test)]
