@@ -377,8 +377,7 @@ mod tests {
 
     #[test]
     fn the_printed_default_is_the_default() {
-        let mut default = Raw::default();
-        default.address = Some("/run/windlass/windlass.sock".into());
+        let default = Raw { address: Some("/run/windlass/windlass.sock".into()), ..Raw::default() };
         assert_eq!(Raw::parse(DEFAULT_TEXT).unwrap(), default);
         default.check().unwrap();
     }
