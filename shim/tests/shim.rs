@@ -327,7 +327,7 @@ async fn limits_are_set_and_hold_for_execs_too() {
     rig.bundle("c", "sleep 1000", false);
     rig.amend("c", |spec| {
         spec["linux"]["resources"]["pids"] = json!({"limit": 17});
-        spec["linux"]["resources"]["cpu"] = json!({"shares": 512, "quota": 1000, "period": 100_000});
+        spec["linux"]["resources"]["cpu"] = json!({"shares": 512, "quota": 50_000, "period": 100_000});
     });
     let pid = rig.task.create(rig::soon(), &rig.request("c", false)).await.unwrap().pid;
     let layout = Layout::detect().unwrap();
@@ -341,7 +341,7 @@ async fn limits_are_set_and_hold_for_execs_too() {
     assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), "67108864");
     assert_eq!(read("pids", "pids.max", "pids.max"), "17");
     if !layout.is_v2() {
-        assert_eq!(read("cpu", "cpu.cfs_quota_us", ""), "1000");
+        assert_eq!(read("cpu", "cpu.cfs_quota_us", ""), "50000");
         assert_eq!(read("cpu", "cpu.shares", ""), "512");
         let devices = read("devices", "devices.list", "");
         assert!(!devices.contains("a *:* rwm") && devices.contains("c 1:3 rwm"), "{devices}");
@@ -355,6 +355,19 @@ async fn limits_are_set_and_hold_for_execs_too() {
     rig.kill("c", 9).await.unwrap();
     rig.wait("c", "").await.unwrap();
     rig.delete("c", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_cannot_be_set_is_an_error_and_leaves_nothing() {
+    let rig = Rig::new("limit").await;
+    rig.bundle("c", "sleep 1000", false);
+    rig.amend("c", |spec| spec["linux"]["resources"]["cpu"] = json!({"cpus": "100000"}));
+    rig.task.create(rig::soon(), &rig.request("c", false)).await.unwrap_err();
+    assert_eq!(kind(rig.state("c").await.unwrap_err()), Kind::NotFound);
+    let layout = Layout::detect().unwrap();
+    assert!(layout.folders(&format!("{}/c", rig.cgroup)).unwrap().iter().all(|folder| !folder.exists()));
+    rig.run("c", "exit 0").await;
+    assert_eq!(rig.wait("c", "").await.unwrap().exit_status, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
