@@ -265,7 +265,11 @@ mod tests {
 
     #[test]
     fn a_sealed_program_cannot_be_opened_for_writing() {
-        let program = sealed_program(Path::new("/bin/sleep")).unwrap();
+        // A copy, which nothing else executes: a busy file answers ETXTBSY.
+        let copy = std::env::temp_dir().join(format!("windlass-sealed-{}", std::process::id()));
+        fs::copy("/bin/sleep", &copy).unwrap();
+        let program = sealed_program(&copy).unwrap();
+        fs::remove_file(&copy).unwrap();
         let path = format!("/proc/self/fd/{}", program.as_raw_fd());
         let error = fs::OpenOptions::new().write(true).open(&path).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EROFS));

@@ -204,6 +204,20 @@ impl Db {
     }
 }
 
+impl Drop for Inner {
+    /// Ends the threads of a database that nobody closed: one that runs on into the end of the process would find RocksDB's
+    /// own globals gone.
+    fn drop(&mut self) {
+        let (closed, _) = mpsc::channel(1);
+        self.queue = closed;
+        let here = std::thread::current().id();
+        // The last handle may have gone with a closure, on the writer's own thread. A thread that panicked has said so.
+        for thread in self.threads.get_mut().drain(..).filter(|thread| thread.thread().id() != here) {
+            let _ = thread.join();
+        }
+    }
+}
+
 fn shut() -> Error {
     Error::unavailable("the database is shut or its queue is full")
 }
