@@ -14,6 +14,8 @@ pub mod containers;
 pub mod content;
 mod core;
 pub mod events;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod gc;
 pub mod images;
 pub mod layer;

@@ -164,7 +164,7 @@ fn certificates(folder: &Path) -> Result<Tls> {
     Ok(tls)
 }
 
-fn parse(text: &str, folder: &Path, registry: &str) -> Result<Vec<Host>> {
+pub(crate) fn parse(text: &str, folder: &Path, registry: &str) -> Result<Vec<Host>> {
     let invalid =
         |error: toml::de::Error| Error::with_source(windlass_model::Kind::InvalidArgument, "it is not valid", error);
     // The table keeps the order of the file (feature `preserve_order`).

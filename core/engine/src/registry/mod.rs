@@ -8,10 +8,10 @@
 //! names, never to a mirror, never along a redirect to another origin, and never in clear text over a network that
 //! asked for them in clear text only because somebody stood in the middle.
 
-mod auth;
+pub(crate) mod auth;
 mod client;
 mod fetch;
-mod hosts;
+pub(crate) mod hosts;
 mod resolve;
 
 use std::fmt;

@@ -63,7 +63,7 @@ impl Bundles {
                 if let Some(sandbox) = bundle.sandbox() {
                     found.push(Found::Container(namespace.clone(), id.clone(), sandbox));
                 }
-                if bundle.0.join(words::BOOTSTRAP_FILE).exists() {
+                if bundle.has_shim() {
                     found.push(Found::Shim(namespace.clone(), id));
                 }
             }
@@ -94,6 +94,11 @@ impl Bundle {
 
     pub(super) fn exists(&self) -> bool {
         self.0.exists()
+    }
+
+    /// True where a shim was started.
+    pub(super) fn has_shim(&self) -> bool {
+        self.0.join(words::BOOTSTRAP_FILE).exists()
     }
 
     /// Makes the folder and those above it; one that is there is kept.
@@ -157,7 +162,7 @@ impl Bundle {
 
     /// Writes down how the shim is reached, where it has not done so itself.
     pub(super) fn keep_bootstrap(&self, bootstrap: &Bootstrap) -> Result<()> {
-        if self.0.join(words::BOOTSTRAP_FILE).exists() {
+        if self.has_shim() {
             return Ok(());
         }
         self.write(words::BOOTSTRAP_FILE, bootstrap.to_json().as_bytes())

@@ -146,6 +146,12 @@ impl Tasks {
     }
 
     /// Removes the last trace of a task.
+    /// Removes the bundle of a container that a daemon died over before it was whole.
+    async fn sweep(&self, id: &Id) -> Result<()> {
+        let bundle = self.roster.inner().bundles.of(&self.namespace, id);
+        blocking(move || if bundle.has_shim() { Ok(()) } else { bundle.remove() }).await
+    }
+
     async fn forget(&self, entry: &Arc<Entry>) -> Result<()> {
         let doomed = entry.clone();
         blocking(move || doomed.remove_bundle()).await?;
@@ -213,7 +219,13 @@ impl Tasks {
     /// # Errors
     /// `NotFound` where there is no task (it may have been deleted before); `FailedPrecondition` where it has not ended.
     pub async fn delete(&self, id: &Id) -> Result<Exit> {
-        let entry = self.entry(id)?;
+        let entry = match self.entry(id) {
+            Err(error) if error.is_not_found() => {
+                self.sweep(id).await?;
+                return Err(error);
+            }
+            found => found?,
+        };
         let key = self.key(&entry.shim);
         if entry.exit().is_some() {
             let _ = timeout(LAST_EXECS, entry.execs_ended()).await;

@@ -366,6 +366,16 @@ async fn what_was_half_booted_is_taken_down() {
     tasks.down(&id("pod")).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_bundle_that_was_never_whole_goes_with_its_container() {
+    let house = House::new(GOOD).await;
+    let bundle = Bundles::new(&house.state()).of(&namespace(), &id("container"));
+    bundle.make().unwrap();
+    let tasks = Tasks::of(house.roster().await, namespace());
+    assert!(tasks.delete(&id("container")).await.unwrap_err().is_not_found());
+    assert!(!bundle.exists());
+}
+
 impl Fake {
     async fn answer<T: Default>(&self) -> ttrpc::Result<T> {
         if self.faults.lock().hang {

@@ -1,0 +1,26 @@
+//! Doors to the parsers of untrusted bytes, for the fuzz targets in `hack/fuzz`; built only with `--cfg fuzzing`.
+
+use std::path::Path;
+
+use windlass_model::snapshotter::{LayerTarget, Whiteouts};
+
+use crate::layer::{self, Limits};
+use crate::registry;
+
+/// Unpacks `bytes` as a layer into the folder `target`.
+pub fn layer(bytes: &[u8], target: &Path) {
+    for whiteouts in [Whiteouts::Overlay, Whiteouts::Apply] {
+        let target = LayerTarget { path: target.to_owned(), whiteouts };
+        let _ = layer::unpack(bytes, "", &target, &Limits { bytes: 1 << 20, ..Limits::default() });
+    }
+}
+
+/// Reads a `WWW-Authenticate` header.
+pub fn challenges(text: &str) {
+    let _ = registry::auth::parse_challenges(text);
+}
+
+/// Reads a `hosts.toml`.
+pub fn hosts(text: &str) {
+    let _ = registry::hosts::parse(text, Path::new("/nowhere"), "registry.example:5000");
+}
