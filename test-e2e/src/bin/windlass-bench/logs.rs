@@ -45,7 +45,7 @@ pub async fn measure(flavours: &[Flavour]) -> Result<()> {
         table.number("CPU of daemon and helpers", column, (cpu(&node) - before) / 1000.0, "s");
         table.number("wall", column, wall, "s");
         table.number("log file", column, std::fs::metadata(&log)?.len() as f64 / 1e6, "MB");
-        node.finish().await?;
+        node.finish_measured().await?;
     }
     table.print();
     Ok(())

@@ -56,7 +56,7 @@ pub async fn measure(flavours: &[Flavour]) -> Result<()> {
         let with_all = look(&node, count, &mut table).await;
         let each = (with_one - with_all) / (count.max(2) - 1) as f64;
         table.number("one more pod takes from the machine", crate::name(*flavour), each, "KiB");
-        node.finish().await?;
+        node.finish_measured().await?;
     }
     table.print();
     Ok(())

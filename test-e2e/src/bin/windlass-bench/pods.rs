@@ -143,7 +143,7 @@ pub async fn measure(flavours: &[Flavour]) -> Result<()> {
             one_at_a_time(&node, &image, network, count, &mut tables[2 * at]).await?;
             ten_at_once(&node, &image, network, count, &mut tables[2 * at + 1]).await?;
         }
-        node.finish().await?;
+        node.finish_measured().await?;
     }
     tables.iter().for_each(Table::print);
     Ok(())

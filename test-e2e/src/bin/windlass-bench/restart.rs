@@ -27,7 +27,7 @@ pub async fn measure(flavours: &[Flavour]) -> Result<()> {
             );
             table.time("and the list of containers", column, begin.elapsed());
         }
-        node.finish().await?;
+        node.finish_measured().await?;
     }
     table.print();
     Ok(())
