@@ -33,9 +33,10 @@ pub struct Crate {
 }
 
 impl Workspace {
-    /// The workspace that this crate was built in.
+    /// The workspace that cargo runs this in. Asked at run time: checkouts that share a target folder share this program.
     pub fn own_root() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+        let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&own).join("../..")
     }
 
     /// Reads the manifests below `root`; a crate that is there but neither a member nor excluded is an error.
