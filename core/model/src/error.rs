@@ -6,41 +6,73 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// What went wrong, in the words every client of a container runtime knows.
+/// What went wrong, in the words every client of a container runtime knows. The numbers are gRPC's (`google.rpc.Code`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The caller gave up.
-    Canceled,
+    Canceled = 1,
     /// A cause that nobody classified.
-    Unknown,
+    Unknown = 2,
     /// A field of the request is wrong; repeating the call will not help.
-    InvalidArgument,
+    InvalidArgument = 3,
     /// A time-out passed before the work was done.
-    DeadlineExceeded,
+    DeadlineExceeded = 4,
     /// The named thing does not exist.
-    NotFound,
+    NotFound = 5,
     /// The named thing exists already.
-    AlreadyExists,
+    AlreadyExists = 6,
     /// The caller may not do this.
-    PermissionDenied,
+    PermissionDenied = 7,
     /// A limit is reached: disk, memory, a quota, a registry's rate limit.
-    ResourceExhausted,
+    ResourceExhausted = 8,
     /// The thing is in a state in which this cannot be done.
-    FailedPrecondition,
+    FailedPrecondition = 9,
     /// A concurrent change got in between; the whole sequence may be tried again.
-    Aborted,
+    Aborted = 10,
     /// An offset is past the end.
-    OutOfRange,
+    OutOfRange = 11,
     /// Not built.
-    Unimplemented,
+    Unimplemented = 12,
     /// An invariant of ours is broken.
-    Internal,
+    Internal = 13,
     /// The other side does not answer; trying again may help.
-    Unavailable,
+    Unavailable = 14,
     /// Stored or transferred bytes are not what they should be.
-    DataLoss,
+    DataLoss = 15,
     /// Credentials are missing or refused.
-    Unauthenticated,
+    Unauthenticated = 16,
+}
+
+impl Kind {
+    /// All kinds, in the order of their numbers.
+    const ALL: [Self; 16] = [
+        Self::Canceled,
+        Self::Unknown,
+        Self::InvalidArgument,
+        Self::DeadlineExceeded,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::PermissionDenied,
+        Self::ResourceExhausted,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::OutOfRange,
+        Self::Unimplemented,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::Unauthenticated,
+    ];
+
+    /// Its number on the wire, in gRPC and in ttrpc.
+    pub fn code(self) -> i32 {
+        self as i32
+    }
+
+    /// The kind of a number from the wire; [`Kind::Unknown`] for one that nobody knows, and for 0, which is no error.
+    pub fn from_code(code: i32) -> Self {
+        Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Unknown)
+    }
 }
 
 /// A result whose error is [`Error`] unless said otherwise.
@@ -126,6 +158,17 @@ impl Error {
         self.kind == Kind::NotFound
     }
 
+    /// What it prints, cut to 4096 bytes: an answer's message travels in a header, and clients bound those.
+    pub fn brief(&self) -> String {
+        const LONGEST: usize = 4096;
+        let mut message = self.to_string();
+        if message.len() > LONGEST {
+            message.truncate(message.floor_char_boundary(LONGEST - '…'.len_utf8()));
+            message.push('…');
+        }
+        message
+    }
+
     /// A copy for a second caller that waits for the same result; the causes become part of the message.
     pub fn share(&self) -> Self {
         Self::new(self.kind, self.to_string())
@@ -201,6 +244,22 @@ mod tests {
         let outer = inner.context(|| "read manifest".into()).context(|| "pull busybox".into()).unwrap_err();
         assert_eq!(outer.kind(), Kind::NotFound);
         assert_eq!(outer.to_string(), "pull busybox: read manifest: blob sha256:ab");
+    }
+
+    #[test]
+    fn a_brief_message_is_cut_between_characters() {
+        assert_eq!(Error::not_found("a pod").brief(), "a pod");
+        let cut = Error::internal("ä".repeat(5000)).brief();
+        assert!(cut.len() <= 4096 && cut.ends_with("ä…"), "{} bytes", cut.len());
+    }
+
+    #[test]
+    fn kinds_have_the_numbers_of_grpc() {
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!((kind.code(), Kind::from_code(kind.code())), (index as i32 + 1, kind));
+        }
+        assert_eq!((Kind::NotFound.code(), Kind::Unauthenticated.code()), (5, 16));
+        assert_eq!([Kind::from_code(0), Kind::from_code(17), Kind::from_code(-1)], [Kind::Unknown; 3]);
     }
 
     #[test]
