@@ -14,5 +14,6 @@ mod node;
 mod pod;
 mod recover;
 mod server;
+mod streaming;
 
 pub use server::{CgroupDriver, Rpc, Runtime, Server, ServerConfig};

@@ -20,6 +20,7 @@ use crate::instrument;
 use crate::names::Verbs;
 use crate::network::Network;
 use crate::pod::Pods;
+use crate::streaming::Streaming;
 
 /// Who makes cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,7 @@ pub struct Server {
     pub(crate) pods: Pods,
     pub(crate) containers: Containers,
     pub(crate) measures: Measures,
+    pub(crate) streaming: Streaming,
     /// What has happened since the server was made; the listener takes it.
     pub(crate) happened: Mutex<Option<Receiver>>,
 }
@@ -99,6 +101,7 @@ impl Server {
             pods: Pods::default(),
             containers: Containers::default(),
             measures: Measures::default(),
+            streaming: Streaming::default(),
             happened: Mutex::new(Some(tenant.events().subscribe())),
             network,
             config,
