@@ -13,6 +13,8 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
+use crate::newer::Newer;
+
 pub use k8s_cri::v1 as words;
 
 /// What a call answers.
@@ -23,6 +25,7 @@ pub type Answer<T> = Result<T, Status>;
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    channel: Channel,
 }
 
 /// The code with which a call failed, or `Ok`.
@@ -49,7 +52,8 @@ impl Cri {
         let limit = 16 << 20;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(limit),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(limit),
+            images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(limit),
+            channel,
         })
     }
 
@@ -61,6 +65,11 @@ impl Cri {
     /// The image service itself.
     pub fn image_service(&self) -> ImageServiceClient<Channel> {
         self.images.clone()
+    }
+
+    /// Calls in words that are newer than `k8s-cri`'s.
+    pub fn newer(&self) -> Newer {
+        Newer::new(self.channel.clone())
     }
 
     /// Version.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod image;
 pub mod kernel;
 pub mod leaks;
+pub mod newer;
 pub mod node;
 pub mod registry;
 pub mod trouble;
