@@ -11,6 +11,7 @@ use windlass_model::event::Event;
 use windlass_model::snapshotter::Labels;
 use windlass_model::{Context, Descriptor, Digest, Error, Kind, Namespace, Platform, Result, Timestamp};
 
+use super::artifact;
 use super::manifest::{Document, MAX_CONFIG, MAX_MANIFEST, Manifest, choose};
 use crate::events::Events;
 use crate::meta::schema::IMAGES;
@@ -44,20 +45,23 @@ pub struct ImageRecord {
 /// What an image is for this machine's platform.
 #[derive(Clone, Debug)]
 pub struct ImageDetail {
-    /// The digest of the configuration: the image's id.
+    /// The image's id: the digest of its configuration; for an artifact, whose configuration says nothing, the digest of
+    /// its manifest.
     pub id: Digest,
     /// The manifest.
     pub manifest: Descriptor,
-    /// The configuration.
+    /// The configuration; an empty one for an artifact.
     pub config: ImageConfiguration,
-    /// The layers as blobs, lowest first.
+    /// The layers as blobs, lowest first; the files of an artifact.
     pub layers: Vec<Descriptor>,
-    /// The layers' uncompressed digests, lowest first.
+    /// The layers' uncompressed digests, lowest first; none for an artifact.
     pub diff_ids: Vec<Digest>,
     /// The name of the snapshot that holds all layers; `None` without layers.
     pub chain_id: Option<Digest>,
     /// Bytes of manifest, configuration and layers, compressed.
     pub size: u64,
+    /// What an artifact calls itself; `None` for an image. An artifact cannot be run, only mounted.
+    pub artifact_type: Option<String>,
 }
 
 /// Details read so far, by the digest that the record points at. They never change; they are only forgotten.
@@ -84,6 +88,21 @@ impl ImageDetail {
     /// # Errors
     /// [`Kind::DataLoss`] where they contradict each other or are not what they should be.
     pub(crate) fn new(descriptor: Descriptor, manifest: Manifest, config: &[u8]) -> Result<Self> {
+        let sizes = manifest.layers.iter().map(|layer| layer.size);
+        let size = sizes.fold(descriptor.size.saturating_add(manifest.config.size), u64::saturating_add);
+        if manifest.artifact_type.is_some() {
+            artifact::files(&manifest.layers)?;
+            return Ok(Self {
+                id: descriptor.digest,
+                chain_id: Some(artifact::snapshot_name(&descriptor.digest)),
+                manifest: descriptor,
+                config: ImageConfiguration::default(),
+                layers: manifest.layers,
+                diff_ids: Vec::new(),
+                size,
+                artifact_type: manifest.artifact_type,
+            });
+        }
         let parsed: ImageConfiguration = serde_json::from_slice(config)
             .map_err(|error| Error::with_source(Kind::DataLoss, "an image configuration cannot be parsed", error))?;
         let diff_ids = parsed.rootfs().diff_ids().iter().map(|text| text.parse()).collect::<Result<Vec<Digest>>>();
@@ -92,8 +111,6 @@ impl ImageDetail {
             let (layers, ids) = (manifest.layers.len(), diff_ids.len());
             return Err(Error::data_loss(format!("an image has {layers} layers, its configuration names {ids}")));
         }
-        let sizes = manifest.layers.iter().map(|layer| layer.size);
-        let size = sizes.fold(descriptor.size.saturating_add(manifest.config.size), u64::saturating_add);
         Ok(Self {
             id: manifest.config.digest,
             manifest: descriptor,
@@ -102,7 +119,16 @@ impl ImageDetail {
             chain_id: chain_ids(&diff_ids).last().copied(),
             diff_ids,
             size,
+            artifact_type: None,
         })
+    }
+
+    /// The names of the snapshots that hold it, lowest first: one for each layer, one for all of an artifact.
+    pub(crate) fn chain(&self) -> Vec<Digest> {
+        match self.artifact_type {
+            Some(_) => self.chain_id.into_iter().collect(),
+            None => chain_ids(&self.diff_ids),
+        }
     }
 }
 

@@ -18,6 +18,14 @@ const INDEXES: [&str; 2] =
 const MANIFESTS: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
 
+/// What configurations of images are called. Old registries gave Docker's the type of any bytes, or none.
+const CONFIGS: [&str; 4] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    "application/octet-stream",
+    "",
+];
+
 /// A parsed manifest or index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
@@ -27,13 +35,15 @@ pub enum Document {
     Index(Vec<Descriptor>),
 }
 
-/// One image.
+/// One image, or one artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// The configuration, whose digest is the image's id.
+    /// The configuration, whose digest is an image's id.
     pub config: Descriptor,
-    /// The layers, lowest first.
+    /// The layers, lowest first; the files of an artifact.
     pub layers: Vec<Descriptor>,
+    /// What an artifact calls itself; `None` for an image.
+    pub artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -43,6 +53,8 @@ struct Raw {
     schema_version: u64,
     #[serde(default)]
     media_type: Option<String>,
+    #[serde(default)]
+    artifact_type: Option<String>,
     #[serde(default)]
     config: Option<Descriptor>,
     #[serde(default)]
@@ -73,7 +85,11 @@ impl Document {
                 if layers.len() > MAX_LAYERS {
                     return wrong(&format!("has {} layers, at most {MAX_LAYERS} are supported", layers.len()));
                 }
-                Ok(Self::Manifest(Manifest { config, layers }))
+                let artifact_type = (!CONFIGS.contains(&config.media_type.as_str())).then(|| {
+                    let own = raw.artifact_type.filter(|own| !own.is_empty());
+                    own.unwrap_or_else(|| config.media_type.clone())
+                });
+                Ok(Self::Manifest(Manifest { config, layers, artifact_type }))
             }
             (None, _, _) => wrong("has no config, no layers, or is called an index"),
             (Some(_), ..) => wrong("is called a manifest but has the fields of an index"),
@@ -147,6 +163,23 @@ mod tests {
         let mut both = manifest;
         both["manifests"] = serde_json::json!([layer]);
         assert!(Document::parse(&json(both), "").is_err());
+    }
+
+    #[test]
+    fn an_artifact_is_known_by_its_configuration() {
+        let artifact_type = |config_type: &str, own: Option<&str>| {
+            let config = Descriptor { media_type: config_type.into(), ..entry("config", None) };
+            let manifest =
+                serde_json::json!({"schemaVersion": 2, "artifactType": own, "config": config, "layers": []});
+            match Document::parse(&json(manifest), "").unwrap() {
+                Document::Manifest(manifest) => manifest.artifact_type,
+                Document::Index(_) => panic!("an index"),
+            }
+        };
+        assert_eq!(artifact_type(CONFIGS[0], Some("application/x")), None);
+        assert_eq!(artifact_type(CONFIGS[1], None), None);
+        assert_eq!(artifact_type("application/vnd.oci.empty.v1+json", Some("text/x")).unwrap(), "text/x");
+        assert_eq!(artifact_type("application/vnd.helm", None).unwrap(), "application/vnd.helm");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Images: names that point at manifests.
 
+mod artifact;
 mod image;
 mod manifest;
 mod pull;

@@ -11,6 +11,7 @@
 //! without a record go away at once, or when the core is opened next. Pulls that need the same layer share its files
 //! while they are on their way. A pull runs to its end even if its caller goes away; a retry finds what it has.
 
+mod artifact;
 mod documents;
 mod layers;
 mod record;

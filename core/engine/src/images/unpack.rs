@@ -119,6 +119,11 @@ impl Unpacking {
             return Err(Error::data_loss(format!("the layer's diffID is {found}, the image says {diff_id}")));
         }
         files.implied = unpacked.implied;
+        self.commit(files, parents).await
+    }
+
+    /// Ends the writing to a layer.
+    pub(crate) async fn commit(&self, files: LayerFiles, parents: &[SnapshotId]) -> Result<LayerFiles> {
         let (driver, id, parents) = (self.driver.clone(), files.id, parents.to_vec());
         crate::blocking(move || driver.commit(id, &parents)).await?;
         Ok(files)

@@ -207,6 +207,7 @@ mod tests {
             diff_ids: vec![],
             chain_id: None,
             size: 77,
+            artifact_type: None,
         })
     }
 

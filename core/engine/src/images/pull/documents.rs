@@ -50,9 +50,8 @@ impl Pull {
             match document {
                 Document::Index(entries) => descriptor = choose(&entries, &self.request.platform)?.clone(),
                 Document::Manifest(manifest) => {
-                    for layer in &manifest.layers {
-                        check_media_type(&layer.media_type)?;
-                    }
+                    let layers = manifest.layers.iter().filter(|_| manifest.artifact_type.is_none());
+                    layers.map(|layer| check_media_type(&layer.media_type)).collect::<Result<()>>()?;
                     let config = self.config(&manifest.config).await?;
                     let detail = ImageDetail::new(descriptor, manifest.clone(), &config)?;
                     blobs.push((manifest.config, config));

@@ -39,8 +39,8 @@ pub(super) enum Fetched {
 pub(super) struct Layer {
     pub(super) descriptor: Descriptor,
     pub(super) diff_id: Digest,
-    /// The name of its snapshot.
-    pub(super) chain_id: Digest,
+    /// The name of its snapshot; `None` for a file of an artifact, of which only the last stands for the snapshot of all.
+    pub(super) chain_id: Option<Digest>,
     pub(super) blob: Arc<OnceCell<Fetched>>,
     /// `None` where it is not to be unpacked or the snapshot is recorded already.
     pub(super) files: Option<Arc<OnceCell<LayerFiles>>>,
@@ -55,6 +55,9 @@ impl Layer {
 impl Pull {
     /// Brings all layers here.
     pub(super) async fn layers(self: &Pull, detail: &ImageDetail, known: &Known) -> Result<Vec<Layer>> {
+        if detail.artifact_type.is_some() {
+            return self.artifact(detail, known).await;
+        }
         let chain = chain_ids(&detail.diff_ids);
         let unpacking = match &self.request.unpack {
             Some(driver) => Some(Unpacking::new(&self.tenant, driver)?),
@@ -68,7 +71,7 @@ impl Pull {
             let files = unpacking.as_ref().filter(|_| index >= known.snapshots).map(|unpacking| {
                 pulls.layers.cell((namespace.clone(), unpacking.driver_name().to_owned(), chain_id.to_string()))
             });
-            Layer { descriptor, diff_id: detail.diff_ids[index], chain_id, blob, files }
+            Layer { descriptor, diff_id: detail.diff_ids[index], chain_id: Some(chain_id), blob, files }
         };
         let layers: Vec<Arc<Layer>> = (0..detail.layers.len()).map(|index| Arc::new(layer(index))).collect();
         let together = unpacking.as_ref().is_some_and(|unpacking| unpacking.whiteouts() == Whiteouts::Overlay);
@@ -92,7 +95,7 @@ impl Pull {
         Ok(layers.into_iter().filter_map(Arc::into_inner).collect())
     }
 
-    async fn side_by_side(&self, layers: &[Arc<Layer>], unpacking: Option<&Unpacking>) -> Result<()> {
+    pub(super) async fn side_by_side(&self, layers: &[Arc<Layer>], unpacking: Option<&Unpacking>) -> Result<()> {
         let turns = Arc::new(Semaphore::new(PARALLEL_LAYERS));
         let mut tasks = JoinSet::new();
         for layer in layers {

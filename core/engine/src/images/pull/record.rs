@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use windlass_model::digest::chain_ids;
 use windlass_model::snapshotter::{Kind as SnapshotKind, Labels};
 use windlass_model::{Descriptor, Digest, Error, Kind, Result, Timestamp};
 
@@ -53,7 +52,7 @@ impl Pull {
         let detail = &documents.detail;
         let sizes = documents.blobs.iter().map(|(descriptor, _)| descriptor).chain(&detail.layers);
         let wanted: BTreeMap<Digest, u64> = sizes.map(|descriptor| (descriptor.digest, descriptor.size)).collect();
-        let chain: Vec<String> = chain_ids(&detail.diff_ids).iter().map(Digest::to_string).collect();
+        let chain: Vec<String> = detail.chain().iter().map(Digest::to_string).collect();
         let driver = self.request.unpack.clone();
         let (events, namespace, lease) =
             (self.tenant.events().clone(), self.tenant.namespace().clone(), self.lease.clone());
@@ -141,7 +140,10 @@ impl Pull {
             if let Some(driver) = &driver {
                 let mut parent: Option<String> = None;
                 for layer in staged.iter() {
-                    let name = layer.chain_id.to_string();
+                    let Some(name) = layer.chain_id.map(|name| name.to_string()) else {
+                        kept.push(false);
+                        continue;
+                    };
                     if let Some(files) = layer.files.as_ref().and_then(|files| files.get()) {
                         let labels = Labels::from([("containerd.io/snapshot.ref".to_owned(), name.clone())]);
                         let parent = parent.as_deref();
@@ -175,6 +177,13 @@ impl Pull {
         let mut blobs = Vec::new();
         let (config, manifests) =
             documents.blobs.split_last().map_or((None, &[][..]), |(last, rest)| (Some(last), rest));
+        let snapshot = self.request.unpack.as_ref().zip(detail.chain_id);
+        let snapshot: Labels = snapshot
+            .map(|(driver, chain_id)| (format!("{REFERS_TO_SNAPSHOT}{driver}"), chain_id.to_string()))
+            .into_iter()
+            .collect();
+        // Artifacts share one empty configuration, so theirs hangs on the manifest.
+        let is_artifact = detail.artifact_type.is_some();
         for (position, (descriptor, _)) in manifests.iter().enumerate() {
             let mut labels = Labels::new();
             match manifests.get(position + 1) {
@@ -182,7 +191,9 @@ impl Pull {
                     labels.insert(format!("{REFERS_TO_CONTENT}m.0"), next.digest.to_string());
                 }
                 None => {
-                    labels.insert(format!("{REFERS_TO_CONTENT}config"), detail.id.to_string());
+                    let config = config.map(|(config, _)| config.digest.to_string());
+                    labels.extend(config.map(|digest| (format!("{REFERS_TO_CONTENT}config"), digest)));
+                    labels.extend(snapshot.clone().into_iter().filter(|_| is_artifact));
                     labels.extend(
                         detail.layers.iter().enumerate().map(|(number, layer)| {
                             (format!("{REFERS_TO_CONTENT}l.{number}"), layer.digest.to_string())
@@ -193,11 +204,11 @@ impl Pull {
             blobs.push(Blob { digest: descriptor.digest, labels });
         }
         if let Some((config, _)) = config {
-            let snapshot = self.request.unpack.as_ref().zip(detail.chain_id);
-            let label =
-                snapshot.map(|(driver, chain_id)| (format!("{REFERS_TO_SNAPSHOT}{driver}"), chain_id.to_string()));
-            blobs.push(Blob { digest: config.digest, labels: label.into_iter().collect() });
+            let labels = if is_artifact { Labels::new() } else { snapshot };
+            blobs.push(Blob { digest: config.digest, labels });
         }
+        let files = detail.layers.iter().filter(|_| is_artifact);
+        blobs.extend(files.map(|file| Blob { digest: file.digest, labels: Labels::new() }));
         blobs.extend(detail.layers.iter().zip(&detail.diff_ids).map(|(layer, diff_id)| Blob {
             digest: layer.digest,
             labels: Labels::from([(UNCOMPRESSED.to_owned(), diff_id.to_string())]),
