@@ -57,7 +57,7 @@ pub struct Image {
     pub blobs: Vec<Blob>,
     /// Manifests, then the index if there is one. The last is what a tag names.
     pub manifests: Vec<Blob>,
-    /// The digest of the config, which the CRI calls the image's id.
+    /// The digest of the config, which the CRI calls the image's id; of an artifact, that of the manifest.
     pub id: String,
     /// The layers' digests, lowest first.
     pub layers: Vec<String>,
@@ -321,6 +321,31 @@ impl Image {
             )?);
         }
         recipe.build()
+    }
+
+    /// An artifact of some kind, each of whose files is named by its blob's title; no name: no title.
+    pub fn artifact(kind: &str, files: &[(&str, &[u8])]) -> Result<Self> {
+        let config = Blob { media_type: "application/vnd.oci.empty.v1+json".to_owned(), bytes: b"{}".to_vec() };
+        let mut blobs = Vec::new();
+        let mut descriptors = Vec::new();
+        for (name, bytes) in files {
+            let blob = Blob { media_type: "text/plain".to_owned(), bytes: bytes.to_vec() };
+            let mut descriptor = blob.descriptor();
+            if !name.is_empty() {
+                descriptor["annotations"] = json!({ "org.opencontainers.image.title": name });
+            }
+            descriptors.push(descriptor);
+            blobs.push(blob);
+        }
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let bytes = serde_json::to_vec(&json!({
+            "schemaVersion": 2, "mediaType": media_type, "artifactType": kind, "config": config.descriptor(),
+            "layers": descriptors, "annotations": { "org.example.made": "here" },
+        }))?;
+        let manifest = Blob { media_type: media_type.to_owned(), bytes };
+        let layers = blobs.iter().map(Blob::digest).collect();
+        blobs.push(config);
+        Ok(Self { id: manifest.digest(), layers, blobs, manifests: vec![manifest] })
     }
 
     /// What a tag names: the index if there is one, else the manifest.

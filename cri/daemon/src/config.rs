@@ -56,6 +56,8 @@ pub struct RawCri {
     pub cgroup_driver: CgroupDriver,
     /// The handler of a pod that names none.
     pub default_runtime: String,
+    /// The images that are never to be removed by the kubelet.
+    pub pinned_images: Vec<String>,
     /// Pod networks.
     pub cni: RawCni,
     /// Handlers by name.
@@ -179,6 +181,8 @@ pub struct Cri {
     pub default_runtime: String,
     /// Handlers by name.
     pub runtimes: BTreeMap<String, Runtime>,
+    /// References, `beginning*` or `*part*`; the server checks them.
+    pub pinned_images: Vec<String>,
     /// Where the conflists are.
     pub cni_conf_dir: PathBuf,
     /// Where the plugins are.
@@ -219,6 +223,7 @@ impl Default for RawCri {
             snapshotter: "overlay".into(),
             cgroup_driver: CgroupDriver::Auto,
             default_runtime: "windlass".into(),
+            pinned_images: Vec::new(),
             cni: RawCni::default(),
             runtimes: BTreeMap::from([("windlass".into(), RawRuntime::default()), ("runc".into(), runc)]),
             streaming: RawStreaming::default(),
@@ -309,7 +314,7 @@ impl Raw {
 
 impl RawCri {
     fn check(self) -> Result<Cri> {
-        let Self { namespace, snapshotter, cgroup_driver, default_runtime, cni, runtimes, streaming } = self;
+        let Self { namespace, snapshotter, cgroup_driver, default_runtime, pinned_images, cni, runtimes, streaming } = self;
         ensure!(
             matches!(snapshotter.as_str(), "overlay" | "native"),
             "cri.snapshotter: {snapshotter:?} is not a driver: overlay or native"
@@ -332,6 +337,7 @@ impl RawCri {
             },
             default_runtime,
             runtimes,
+            pinned_images,
             cni_conf_dir: absolute("cri.cni.conf_dir", &cni.conf_dir)?,
             cni_bin_dirs: cni.bin_dirs.iter().map(|dir| absolute("cri.cni.bin_dirs", dir)).collect::<Result<_>>()?,
             streaming: socket_address("cri.streaming.address", &streaming.address)?,

@@ -115,6 +115,7 @@ fn server_config(config: &Config) -> ServerConfig {
         cgroup_driver: if cri.systemd_cgroup { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs },
         default_runtime: cri.default_runtime.clone(),
         runtimes: cri.runtimes.iter().map(runtime).collect(),
+        pinned_images: cri.pinned_images.clone(),
         cni_conf_dir: cri.cni_conf_dir.clone(),
         cni_bin_dirs: cri.cni_bin_dirs.clone(),
         streaming: cri.streaming,

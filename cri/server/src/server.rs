@@ -15,7 +15,7 @@ use windlass_engine::events::Receiver;
 use windlass_model::{Error, Result};
 
 use crate::container::Containers;
-use crate::image::Measures;
+use crate::image::{Measures, Pins};
 use crate::instrument;
 use crate::names::Verbs;
 use crate::network::Network;
@@ -59,6 +59,8 @@ pub struct ServerConfig {
     pub cni_conf_dir: PathBuf,
     /// Where the CNI plugins are, in order.
     pub cni_bin_dirs: Vec<PathBuf>,
+    /// The images that the kubelet must not remove: references, `beginning*` or `*part*`.
+    pub pinned_images: Vec<String>,
     /// Where exec, attach and port-forward are served.
     pub streaming: SocketAddr,
 }
@@ -72,6 +74,7 @@ pub struct Server {
     pub(crate) pods: Pods,
     pub(crate) containers: Containers,
     pub(crate) measures: Measures,
+    pub(crate) pins: Pins,
     pub(crate) streaming: Streaming,
     /// What has happened since the server was made; the listener takes it.
     pub(crate) happened: Mutex<Option<Receiver>>,
@@ -101,6 +104,7 @@ impl Server {
             pods: Pods::default(),
             containers: Containers::default(),
             measures: Measures::default(),
+            pins: Pins::parse(&config.pinned_images)?,
             streaming: Streaming::default(),
             happened: Mutex::new(Some(tenant.events().subscribe())),
             network,
@@ -201,7 +205,8 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        instrument::query("UpdateContainerResources", request, |_| unbuilt("UpdateContainerResources")).await
+        instrument::verb("UpdateContainerResources", request, |request| self.0.update_container_resources(request))
+            .await
     }
 
     async fn reopen_container_log(

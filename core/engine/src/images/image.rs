@@ -1,6 +1,6 @@
 //! Image records, and what their manifests say.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use oci_spec::image::ImageConfiguration;
@@ -62,6 +62,8 @@ pub struct ImageDetail {
     pub size: u64,
     /// What an artifact calls itself; `None` for an image. An artifact cannot be run, only mounted.
     pub artifact_type: Option<String>,
+    /// The annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Details read so far, by the digest that the record points at. They never change; they are only forgotten.
@@ -101,6 +103,7 @@ impl ImageDetail {
                 diff_ids: Vec::new(),
                 size,
                 artifact_type: manifest.artifact_type,
+                annotations: manifest.annotations,
             });
         }
         let parsed: ImageConfiguration = serde_json::from_slice(config)
@@ -120,6 +123,7 @@ impl ImageDetail {
             diff_ids,
             size,
             artifact_type: None,
+            annotations: manifest.annotations,
         })
     }
 

@@ -3,6 +3,8 @@
 //! They come from strangers. A document is either kind only by its own fields: one that has the fields of both is refused,
 //! because two readers could see two images in it, and so is one whose kind is not the one it was announced as.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use windlass_model::{Descriptor, Error, Kind, Platform, Result};
 
@@ -44,6 +46,8 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
     /// What an artifact calls itself; `None` for an image.
     pub artifact_type: Option<String>,
+    /// What its maker wrote on it.
+    pub annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +59,8 @@ struct Raw {
     media_type: Option<String>,
     #[serde(default)]
     artifact_type: Option<String>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
     #[serde(default)]
     config: Option<Descriptor>,
     #[serde(default)]
@@ -89,7 +95,12 @@ impl Document {
                     let own = raw.artifact_type.filter(|own| !own.is_empty());
                     own.unwrap_or_else(|| config.media_type.clone())
                 });
-                Ok(Self::Manifest(Manifest { config, layers, artifact_type }))
+                Ok(Self::Manifest(Manifest {
+                    config,
+                    layers,
+                    artifact_type,
+                    annotations: raw.annotations.unwrap_or_default(),
+                }))
             }
             (None, _, _) => wrong("has no config, no layers, or is called an index"),
             (Some(_), ..) => wrong("is called a manifest but has the fields of an index"),

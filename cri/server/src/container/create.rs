@@ -7,6 +7,7 @@ use windlass_cri_api::v1;
 use windlass_engine::images::ImageDetail;
 use windlass_model::{Error, Id, Kind, Result};
 
+use super::image_volume::ImageVolume;
 use super::plan::{Plan, plan, wrong};
 use super::record::{ImageDefaults, Rung};
 use super::spec::build;
@@ -22,6 +23,7 @@ pub(super) struct Order {
     pub(super) image_ref: String,
     pub(super) defaults: ImageDefaults,
     pub(super) image_user: String,
+    pub(super) image_volumes: Vec<ImageVolume>,
     pub(super) image_stop_signal: Option<String>,
 }
 
@@ -75,6 +77,9 @@ impl Server {
             None => return Err(Error::not_found(format!("image {:?} is not here", plan.image))),
         };
         let image = found.detail;
+        if let Some(kind) = &image.artifact_type {
+            return Err(wrong("image.image", &format!("is an artifact ({kind}), which cannot be run")));
+        }
         let run = image.config.config().as_ref();
         let list = |words: Option<&Vec<String>>| words.cloned().unwrap_or_default();
         let defaults = ImageDefaults {
@@ -96,6 +101,7 @@ impl Server {
         };
         Ok(Order {
             image_user: run.and_then(|run| run.user().clone()).unwrap_or_default(),
+            image_volumes: self.find_image_volumes(&config).await?,
             image_stop_signal: run.and_then(|run| run.stop_signal().clone()),
             pod,
             config,

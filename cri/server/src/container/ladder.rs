@@ -27,6 +27,7 @@ impl Server {
     /// Makes what an order asks for: record, root file system, user, volumes.
     pub(super) async fn climb_container(&self, id: &Id, order: Order) -> Result<Arc<Container>> {
         let reserved = self.reserve_container(id, &order).await?;
+        self.attach_image_volumes(&reserved).await?;
         let parent = order.image.chain_id.map(|chain| chain.to_string());
         let snapshots = self.tenant.snapshots(&reserved.snapshotter)?;
         let mounts = snapshots.prepare(id.as_str(), parent.as_deref(), Labels::new(), None).await?;
@@ -58,6 +59,7 @@ impl Server {
             image_id: order.image.id.to_string(),
             image_ref: order.image_ref.clone(),
             defaults: order.defaults.clone(),
+            image_volumes: order.image_volumes.clone(),
             user: User::default(),
             stop_signal: asked.or(image).unwrap_or(signal::TERM),
             handler: order.pod.handler.clone(),
@@ -83,6 +85,7 @@ impl Server {
             ignore_missing(self.step_container(id, Step::Remove).await)?;
         }
         self.end_task(id).await?;
+        self.detach_image_volumes(&container).await?;
         ignore_missing(self.tenant.snapshots(&container.snapshotter)?.remove(id.as_str()).await)?;
         if !container.defaults.volumes.is_empty() {
             let folder = self.container_folder(id);

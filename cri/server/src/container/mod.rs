@@ -2,6 +2,7 @@
 
 mod create;
 mod exec;
+mod image_volume;
 mod ladder;
 mod log;
 mod plan;
@@ -14,6 +15,7 @@ mod spec;
 mod start;
 mod status;
 mod stop;
+mod update;
 mod user;
 mod volume;
 

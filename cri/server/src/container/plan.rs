@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use windlass_cri_api::v1;
 use windlass_model::{Error, Result};
 
-use super::spec::security;
+use super::spec::{resources, security};
 
 /// A request that passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(crate) fn plan(config: &v1::ContainerConfig, pod: &v1::PodSandboxConfig) -> 
     }
     require(v1::Signal::try_from(config.stop_signal).is_ok(), "stop_signal", "is no signal of the CRI")?;
     if let Some(linux) = &config.linux {
-        check_resources(linux.resources.as_ref().unwrap_or(&v1::LinuxContainerResources::default()))?;
+        linux.resources.iter().try_for_each(|asked| resources::check(asked, "linux.resources"))?;
         security::check(linux.security_context.as_ref(), pod)?;
     }
     let attempt = metadata.attempt.to_string();
@@ -108,6 +108,10 @@ fn check_mount(mount: &v1::Mount) -> Result<(), Why> {
         (mount.container_path.starts_with('/'), "container_path", "is not absolute"),
         (!mount.container_path.contains('\0'), "container_path", "holds a NUL byte"),
         (!mount.host_path.contains('\0'), "host_path", "holds a NUL byte"),
+        (!image || mount.host_path.is_empty(), "host_path", "stands beside an image"),
+        (!image || mount.readonly, "readonly", "must be true for an image"),
+        (!mount.image_sub_path.contains('\0'), "image_sub_path", "holds a NUL byte"),
+        (!mount.image_sub_path.starts_with('/'), "image_sub_path", "is not relative"),
         (image || mount.host_path.starts_with('/'), "host_path", "is not absolute"),
         (propagation.is_ok(), "propagation", "is unknown"),
         (image || mount.image_sub_path.is_empty(), "image_sub_path", "needs an image"),
@@ -121,10 +125,9 @@ fn check_mount(mount: &v1::Mount) -> Result<(), Why> {
     if let Some((_, field, why)) = rules.into_iter().find(|(holds, ..)| !holds) {
         return Err(Why::Wrong(field, why));
     }
-    match (image, mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
-        (true, _) => Err(Why::Unbuilt("image")),
-        (_, false) => Err(Why::Unbuilt("uidMappings")),
-        _ => Ok(()),
+    match mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty() {
+        false => Err(Why::Unbuilt("uidMappings")),
+        true => Ok(()),
     }
 }
 
@@ -142,38 +145,6 @@ fn check_device(device: &v1::Device) -> Result<(), Why> {
         None => Ok(()),
         Some((_, field, why)) => Err(Why::Wrong(field, why)),
     }
-}
-
-fn check_resources(resources: &v1::LinuxContainerResources) -> Result<()> {
-    let field = |name: &str| format!("linux.resources.{name}");
-    let limits = [
-        ("cpu_period", resources.cpu_period, 0),
-        ("cpu_quota", resources.cpu_quota, -1),
-        ("cpu_shares", resources.cpu_shares, 0),
-        ("memory_limit_in_bytes", resources.memory_limit_in_bytes, -1),
-        ("memory_swap_limit_in_bytes", resources.memory_swap_limit_in_bytes, -1),
-    ];
-    for (name, value, least) in limits {
-        require(value >= least, &field(name), "is negative")?;
-    }
-    let (memory, swap) = (resources.memory_limit_in_bytes, resources.memory_swap_limit_in_bytes);
-    require(
-        swap <= 0 || memory <= 0 || swap >= memory,
-        &field("memory_swap_limit_in_bytes"),
-        "is below the memory limit",
-    )?;
-    require((-1000..=1000).contains(&resources.oom_score_adj), &field("oom_score_adj"), "is not in -1000..=1000")?;
-    for set in [&resources.cpuset_cpus, &resources.cpuset_mems] {
-        let list = set.bytes().all(|letter| letter.is_ascii_digit() || b",-".contains(&letter));
-        require(list, &field("cpuset"), "is not a list of numbers")?;
-    }
-    let plain = |key: &String| !key.is_empty() && !key.contains('/') && !key.starts_with('.');
-    require(resources.unified.keys().all(plain), &field("unified"), "names something that is no cgroup file")?;
-    let sizes = resources.hugepage_limits.iter().all(|limit| {
-        let digits = limit.page_size.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-        !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
-    });
-    require(sizes, &field("hugepage_limits"), "names no page size")
 }
 
 /// The error for a wrong field.
@@ -305,10 +276,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_says_so() {
-        let image = Some(v1::ImageSpec { image: "a".into(), ..Default::default() });
-        let error =
-            refused(|c| c.mounts = vec![v1::Mount { container_path: "/a".into(), image, ..Default::default() }]);
-        assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
+    fn an_image_volume_is_read_only_and_has_no_other_source() {
+        let image = || Some(v1::ImageSpec { image: "a".into(), ..Default::default() });
+        let mount = || v1::Mount { container_path: "/a".into(), image: image(), readonly: true, ..Default::default() };
+        assert!(plan(&v1::ContainerConfig { mounts: vec![mount()], ..config() }, &pod()).is_ok());
+        for (field, mount) in [
+            ("readonly", v1::Mount { readonly: false, ..mount() }),
+            ("host_path", v1::Mount { host_path: "/b".into(), ..mount() }),
+            ("image_sub_path", v1::Mount { image_sub_path: "/etc".into(), ..mount() }),
+            (
+                "image_sub_path",
+                v1::Mount { image: None, host_path: "/b".into(), image_sub_path: "a".into(), ..mount() },
+            ),
+        ] {
+            let error = refused(|c| c.mounts = vec![mount]);
+            assert!(error.kind() == Kind::InvalidArgument && error.to_string().contains(field), "{field}: {error}");
+        }
     }
 }

@@ -10,6 +10,8 @@ use windlass_cri_api::v1;
 use windlass_engine::{ContainerRecord, TypedBytes};
 use windlass_model::{Context as _, Error, Id, Result, Timestamp};
 
+use super::image_volume::{self, ImageVolume};
+
 /// The extension of a container record that holds a [`Container`].
 pub(crate) const EXTENSION: &str = "windlass.cri.container";
 /// The type URL of that extension: JSON of ours.
@@ -127,6 +129,9 @@ pub(crate) struct Container {
     pub(crate) image_ref: String,
     /// What the image says about how to run it.
     pub(crate) defaults: ImageDefaults,
+    /// The images that are mounted into it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) image_volumes: Vec<ImageVolume>,
     /// Whom it runs as.
     pub(crate) user: User,
     /// The signal that asks it to end.
@@ -207,6 +212,16 @@ impl Container {
         Ok(())
     }
 
+    /// Its limits, as they were asked for at its creation and changed since.
+    pub(crate) fn limits(&self) -> v1::LinuxContainerResources {
+        self.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default()
+    }
+
+    /// Changes its limits.
+    pub(crate) fn set_limits(&mut self, limits: v1::LinuxContainerResources) {
+        self.config.linux.get_or_insert_default().resources = Some(limits);
+    }
+
     /// What the CRI calls the state.
     pub(crate) fn state(&self) -> v1::ContainerState {
         match self.rung {
@@ -241,6 +256,7 @@ impl Container {
     pub(crate) fn to_record(&self) -> Result<ContainerRecord> {
         let mut record = ContainerRecord::new(self.id.clone());
         record.labels.insert("io.cri-containerd.kind".into(), "container".into());
+        record.labels.extend(image_volume::labels(self));
         record.image.clone_from(&self.image_id);
         record.runtime.name.clone_from(&self.handler);
         record.snapshotter.clone_from(&self.snapshotter);
@@ -291,6 +307,7 @@ pub(crate) mod tests {
             image_id: "sha256:00".into(),
             image_ref: "sha256:00".into(),
             defaults: ImageDefaults::default(),
+            image_volumes: Vec::new(),
             user: User::default(),
             stop_signal: 15,
             handler: "windlass".into(),

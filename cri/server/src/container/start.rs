@@ -10,7 +10,7 @@ use windlass_model::{Context as _, Error, Id, Result, Timestamp};
 use super::record::{Container, EXIT_NOT_STARTED, End, Rung, Step};
 use super::spec::build::{self, Parts};
 use super::spec::{Host, PodFacts, make_sources};
-use super::{blocking, volume};
+use super::{blocking, image_volume, volume};
 use crate::pod::{Pod, PodFiles};
 use crate::{CgroupDriver, Server};
 
@@ -102,7 +102,8 @@ impl Server {
         cgroup_parent: String,
         target: Option<u32>,
     ) -> Result<Vec<u8>> {
-        let (container, driver) = (container.clone(), self.config.cgroup_driver);
+        let sources = self.attach_image_volumes(container).await?;
+        let (container, driver) = (image_volume::with_sources(container, sources), self.config.cgroup_driver);
         let volumes =
             volume::places(&self.container_folder(&container.id), &container.defaults.volumes, &container.config);
         blocking(move || {

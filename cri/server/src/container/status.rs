@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use windlass_cri_api::v1;
 use windlass_model::{Id, Result};
 
-use super::{Container, signal};
+use super::{Container, image_volume, signal};
 use crate::Server;
 
 impl Server {
@@ -113,7 +113,7 @@ fn status(container: &Container) -> v1::ContainerStatus {
         message: container.end.as_ref().map(|end| end.message.clone()).unwrap_or_default(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: config.mounts.clone(),
+        mounts: image_volume::mounts(container),
         log_path: container.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         resources: resources.map(|linux| v1::ContainerResources { linux: Some(linux), windows: None }),
         image_id: container.image_id.clone(),

@@ -8,12 +8,11 @@ use windlass_cri_api::v1;
 use windlass_engine::images::{ImageDetail, ImageRecord};
 use windlass_model::{Digest, Error, Reference, Result};
 
+use super::Pins;
 use crate::Server;
 
 /// How many digits of an id are enough to ask for, where no other id begins with them.
 const SHORTEST_PREFIX: usize = 4;
-/// The label of an image that is never to be removed, and its value: containerd's words.
-const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
 /// An image that was looked for.
 pub(crate) struct Found {
@@ -44,7 +43,7 @@ impl Server {
             let found = self.find_image(&named).await?;
             groups.retain(|group| found.as_ref().is_some_and(|found| found.detail.id == group.detail.id));
         }
-        Ok(v1::ListImagesResponse { images: groups.iter().map(image).collect() })
+        Ok(v1::ListImagesResponse { images: groups.iter().map(|group| image(group, &self.pins)).collect() })
     }
 
     /// One image; an empty answer where it is not here.
@@ -57,7 +56,7 @@ impl Server {
         let groups = self.image_groups().await?;
         let group = groups.iter().find(|group| group.detail.id == found.detail.id);
         let info = if request.verbose { info(&found.detail) } else { HashMap::new() };
-        Ok(v1::ImageStatusResponse { image: group.map(image), info })
+        Ok(v1::ImageStatusResponse { image: group.map(|group| image(group, &self.pins)), info })
     }
 
     /// The image that `text` names: an id, whole or the beginning of it, or a reference.
@@ -76,6 +75,8 @@ impl Server {
             names.push((format!("sha256:{bare}"), true));
         }
         if let Ok(reference) = text.parse::<Reference>() {
+            // Beside a digest a tag says nothing, and no record has it.
+            let reference = reference.digest().map(|digest| reference.with_digest(digest)).unwrap_or(reference);
             names.push((reference.to_string(), false));
         }
         for (name, by_id) in names {
@@ -125,7 +126,7 @@ fn group(described: Vec<(ImageRecord, Arc<ImageDetail>)>) -> Vec<Group> {
 }
 
 /// An image in the CRI's words.
-fn image(group: &Group) -> v1::Image {
+fn image(group: &Group, pins: &Pins) -> v1::Image {
     let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
     for record in &group.records {
         // The record under the image's id is no name that a registry knows.
@@ -142,14 +143,19 @@ fn image(group: &Group) -> v1::Image {
     let (uid, username) = user(config.and_then(|config| config.user().as_deref()).unwrap_or_default());
     let id = group.detail.id.to_string();
     v1::Image {
-        spec: Some(v1::ImageSpec { image: id.clone(), image_ref: id.clone(), ..Default::default() }),
+        spec: Some(v1::ImageSpec {
+            image: id.clone(),
+            image_ref: id.clone(),
+            annotations: group.detail.annotations.clone().into_iter().collect(),
+            ..Default::default()
+        }),
         id,
         repo_tags,
         repo_digests,
         size: group.detail.size,
         uid,
         username,
-        pinned: group.records.iter().any(|record| record.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1)),
+        pinned: group.records.iter().any(|record| pins.hold(record)),
     }
 }
 
@@ -164,27 +170,25 @@ fn user(text: &str) -> (Option<v1::Int64Value>, String) {
 
 fn info(detail: &ImageDetail) -> HashMap<String, String> {
     let chain = detail.chain_id.map(|chain| chain.to_string()).unwrap_or_default();
-    let info =
-        json!({"chainID": chain, "imageSpec": detail.config, "manifest": detail.manifest, "layers": detail.layers});
+    let info = json!({
+        "chainID": chain,
+        "imageSpec": detail.config,
+        "manifest": detail.manifest,
+        "layers": detail.layers,
+        "artifactType": detail.artifact_type,
+    });
     HashMap::from([("info".into(), info.to_string())])
 }
 
 #[cfg(test)]
 mod tests {
     use oci_spec::image::ImageConfiguration;
-    use windlass_model::{Descriptor, Timestamp};
+    use windlass_model::Descriptor;
 
     use super::*;
 
-    fn record(name: &str, pinned: bool) -> ImageRecord {
-        let labels = pinned.then(|| (PINNED.0.to_string(), PINNED.1.to_string())).into_iter().collect();
-        ImageRecord {
-            name: name.into(),
-            target: descriptor(),
-            labels,
-            created_at: Timestamp(1),
-            updated_at: Timestamp(1),
-        }
+    fn record(name: &str) -> ImageRecord {
+        ImageRecord::new(name, descriptor())
     }
 
     fn descriptor() -> Descriptor {
@@ -208,6 +212,7 @@ mod tests {
             chain_id: None,
             size: 77,
             artifact_type: None,
+            annotations: BTreeMap::new(),
         })
     }
 
@@ -217,14 +222,15 @@ mod tests {
         let id = one.id.to_string();
         let digest = format!("docker.io/library/a@{}", Digest::of(b"manifest"));
         let groups = group(vec![
-            (record("docker.io/library/a:1", false), one.clone()),
-            (record("docker.io/library/b:2", false), two),
-            (record("quay.io/a/a:2", true), one.clone()),
-            (record(&digest, false), one.clone()),
-            (record(&id, false), one),
+            (record("docker.io/library/a:1"), one.clone()),
+            (record("docker.io/library/b:2"), two),
+            (record("quay.io/a/a:2"), one.clone()),
+            (record(&digest), one.clone()),
+            (record(&id), one),
         ]);
         assert_eq!(groups.len(), 2);
-        let first = groups.iter().map(image).find(|image| image.id == id).unwrap();
+        let pins = Pins::parse(&["quay.io/*".to_owned()]).unwrap();
+        let first = groups.iter().map(|group| image(group, &pins)).find(|image| image.id == id).unwrap();
         assert_eq!(first.repo_tags, ["docker.io/library/a:1", "quay.io/a/a:2"]);
         assert_eq!(first.repo_digests, [digest]);
         assert_eq!((first.size, first.pinned), (77, true));

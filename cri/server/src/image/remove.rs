@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use windlass_cri_api::v1;
-use windlass_model::Result;
+use windlass_model::{Error, Result};
 
 use crate::Server;
 
 impl Server {
     /// Removes all names of an image; one that is not here is removed. What runs from it keeps its layers.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::FailedPrecondition`] for one that is mounted into a container.
     pub(crate) async fn remove_image(
         self: &Arc<Self>,
         request: v1::RemoveImageRequest,
@@ -25,6 +28,10 @@ impl Server {
 
     async fn remove_names(&self, named: &str) -> Result<()> {
         let Some(found) = self.find_image(named).await? else { return Ok(()) };
+        // Its bytes would stay, but the container could not be made again.
+        if let Some(container) = self.mounts_image(&found.detail.id.to_string()) {
+            return Err(Error::precondition(format!("image {named:?} is mounted into container {container}")));
+        }
         let groups = self.image_groups().await?;
         let records = groups.into_iter().filter(|group| group.detail.id == found.detail.id);
         for record in records.flat_map(|group| group.records) {

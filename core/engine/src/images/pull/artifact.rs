@@ -37,9 +37,8 @@ impl Pull {
         };
         if let (Some(last), Some(unpacking), Some(name)) = (layers.last_mut(), &unpacking, detail.chain_id) {
             last.chain_id = Some(name);
-            last.files = (known.snapshots == 0).then(|| {
-                pulls.layers.cell((namespace.clone(), unpacking.driver_name().to_owned(), name.to_string()))
-            });
+            last.files = (known.snapshots == 0)
+                .then(|| pulls.layers.cell((namespace.clone(), unpacking.driver_name().to_owned(), name.to_string())));
         }
         let layers: Vec<Arc<Layer>> = layers.into_iter().map(Arc::new).collect();
         self.side_by_side(&layers, None).await?;

@@ -95,6 +95,7 @@ impl Node {
             cgroup_driver: CgroupDriver::Cgroupfs,
             default_runtime: "windlass".into(),
             runtimes: [("windlass".to_string(), Runtime::default())].into(),
+            pinned_images: Vec::new(),
             cni_conf_dir: path("net.d"),
             cni_bin_dirs: vec![folder.to_owned()],
             streaming: ([127, 0, 0, 1], 0).into(),

@@ -15,6 +15,7 @@ fn server(driver: CgroupDriver) -> ServerConfig {
         cgroup_driver: driver,
         default_runtime: "windlass".into(),
         runtimes: [("windlass".to_string(), Runtime::default()), ("runc".to_string(), runc)].into(),
+        pinned_images: Vec::new(),
         cni_conf_dir: "/nonexistent/net.d".into(),
         cni_bin_dirs: Vec::new(),
         streaming: ([127, 0, 0, 1], 0).into(),
