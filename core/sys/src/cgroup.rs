@@ -4,7 +4,9 @@
 //! `/kubepods/pod1/c1`, or systemd's `slice:prefix:name`. With version 1 (and the hybrid set-up) a cgroup is a folder in
 //! each hierarchy; with version 2 it is one folder.
 
+mod devices;
 mod events;
+mod limits;
 mod usage;
 
 use std::fs;
@@ -17,8 +19,10 @@ use windlass_model::{Context, Error, Result};
 
 use crate::process;
 
+pub use devices::DeviceRule;
 pub use events::OomWatch;
-pub use usage::Usage;
+pub use limits::{Before, Limits};
+pub use usage::{Counters, Detail, DeviceIo, HugePages, Members, Pressure, Stall, Stalls, Usage, soft_open_files};
 
 /// Where the hierarchies are mounted.
 const ROOT: &str = "/sys/fs/cgroup";

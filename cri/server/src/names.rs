@@ -52,7 +52,27 @@ impl Verbs {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let mut outcome = self.admit(subject.into(), verb, work);
+        let outcome = self.admit(subject.into(), verb, work, true);
+        Self::result(outcome, verb).await
+    }
+
+    /// As [`Verbs::join`], but never joins: each call of the verb asks for something else and has its own turn.
+    ///
+    /// # Errors
+    /// As [`Verbs::join`].
+    pub async fn turn<T, F>(&self, subject: impl Into<String>, verb: &'static str, work: F) -> Result<T>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let outcome = self.admit(subject.into(), verb, work, false);
+        Self::result(outcome, verb).await
+    }
+
+    async fn result<T>(mut outcome: watch::Receiver<Outcome>, verb: &'static str) -> Result<T>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
         let broken = || Error::internal(format!("{verb} ended without a result"));
         let outcome = outcome.wait_for(Option::is_some).await.map_err(|_| broken())?.clone();
         match outcome {
@@ -67,7 +87,7 @@ impl Verbs {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        self.admit(subject.into(), verb, work);
+        self.admit(subject.into(), verb, work, true);
     }
 
     /// True while any verb of `subject` is at work or waits; for tests.
@@ -76,8 +96,8 @@ impl Verbs {
         self.subjects.lock().contains_key(subject)
     }
 
-    /// The verb to wait for: one that is there already, or `work` as the newest of the queue.
-    fn admit<T, F>(&self, subject: String, verb: &'static str, work: F) -> watch::Receiver<Outcome>
+    /// The verb to wait for: one that is there already where it may be joined, or `work` as the newest of the queue.
+    fn admit<T, F>(&self, subject: String, verb: &'static str, work: F, may_join: bool) -> watch::Receiver<Outcome>
     where
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -85,7 +105,7 @@ impl Verbs {
         let mut subjects = self.subjects.lock();
         let queue = subjects.entry(subject.clone()).or_default();
         // Only the newest: joining an older one would jump over a different verb that was asked for in between.
-        if let Some(entry) = queue.last().filter(|entry| entry.verb == verb) {
+        if let Some(entry) = queue.last().filter(|entry| may_join && entry.verb == verb) {
             return entry.outcome.clone();
         }
         let before = queue.last().map(|entry| entry.outcome.clone());
@@ -202,6 +222,26 @@ mod tests {
         assert_eq!(stop.unwrap_err().kind(), windlass_model::Kind::Unavailable);
         assert!(again.unwrap_err().to_string().contains("shim"));
         assert_eq!(*order.lock(), ["other", "run", "stop"]);
+    }
+
+    #[tokio::test]
+    async fn calls_that_ask_for_different_things_each_have_their_turn() {
+        let verbs = Verbs::default();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let update = |value: u32| {
+            let order = order.clone();
+            async move {
+                tokio::task::yield_now().await;
+                order.lock().push(value);
+                Ok(value)
+            }
+        };
+        let (one, two) = tokio::join!(
+            verbs.turn("container/a", "update", update(1)),
+            verbs.turn("container/a", "update", update(2))
+        );
+        assert_eq!((one.unwrap(), two.unwrap()), (1, 2));
+        assert_eq!(*order.lock(), [1, 2]);
     }
 
     #[tokio::test]

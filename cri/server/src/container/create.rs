@@ -11,6 +11,8 @@ use super::image_volume::ImageVolume;
 use super::plan::{Plan, plan, wrong};
 use super::record::{ImageDefaults, Rung};
 use super::spec::build;
+use super::spec::resources::check_machine;
+use super::start::host;
 use crate::Server;
 use crate::pod::Pod;
 
@@ -37,6 +39,9 @@ impl Server {
         let pod = self.ready_pod(&request.pod_sandbox_id).await?;
         let config = request.config.ok_or_else(|| wrong("config", "is missing"))?;
         let plan = plan(&config, &pod.config)?;
+        if let Some(asked) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
+            check_machine(asked, "linux.resources", host())?;
+        }
         let (server, subject) = (self.clone(), format!("container-name/{}", plan.name));
         let create = async move { server.create(pod, config, plan).await };
         let id: Id = self.verbs.join(subject, "create", create).await?;
