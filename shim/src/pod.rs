@@ -3,6 +3,7 @@
 //! The loop takes one letter, one ended child or one finished piece of work at a time, and none of them waits: a call of an
 //! OCI runtime is a child whose end comes back as [`Done`]. So a runtime that hangs holds up its own container only.
 
+mod attach;
 mod boot;
 mod finish;
 mod query;
@@ -69,6 +70,8 @@ struct Container {
 struct Exec {
     process: Process,
     spec: Vec<u8>,
+    /// Nobody will ask for it any more: it has so long to end by itself, and is forgotten then.
+    doomed: Option<Duration>,
 }
 
 /// A piece of work that is finished.
@@ -84,6 +87,8 @@ enum Done {
         result: Result<()>,
         failed: Option<(Error, Reply<windlass_wire::task::CreateTaskResponse>)>,
     },
+    /// An exec that nobody asks for any more had its time to end by itself.
+    GraceOver { container: String, exec: String },
     /// Stopping has taken long enough.
     StopTimeout,
 }
@@ -165,6 +170,8 @@ impl Pod {
             Letter::Stats(request, reply) => answer(reply, self.stats(&request.id)),
             Letter::Connect(request, reply) => answer(reply, self.connect(&request.id)),
             Letter::ReopenLog(request, reply) => answer(reply, self.reopen_log(&request.container_id)),
+            Letter::Attach(request, reply) => answer(reply, self.attach(*request)),
+            Letter::EndExecs(request, reply) => answer(reply, self.end_execs(&request)),
             Letter::Shutdown(request, reply) => answer(reply, self.shutdown(request.now)),
             Letter::CreateSandbox(request, reply) => answer(reply, self.create_sandbox(*request)),
             Letter::StartSandbox(request, reply) => answer(reply, self.start_sandbox(&request.sandbox_id)),

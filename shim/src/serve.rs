@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use windlass_model::process::Exit;
 use windlass_model::{Error, Result};
-use windlass_wire::extension::{Extension, ReopenLogRequest, ReopenLogResponse};
+use windlass_wire::extension::{
+    AttachRequest, AttachResponse, EndExecsRequest, EndExecsResponse, Extension, ReopenLogRequest, ReopenLogResponse,
+};
 use windlass_wire::protobuf::MessageField;
 use windlass_wire::sandbox::{
     CreateSandboxRequest, CreateSandboxResponse, PingRequest, PingResponse, Platform, PlatformRequest,
@@ -64,6 +66,10 @@ pub enum Letter {
     Shutdown(ShutdownRequest, Reply<Empty>),
     /// Opens a container's log anew.
     ReopenLog(ReopenLogRequest, Reply<ReopenLogResponse>),
+    /// Attaches a client to a container.
+    Attach(Box<AttachRequest>, Reply<AttachResponse>),
+    /// Ends execs that nobody asks for any more.
+    EndExecs(EndExecsRequest, Reply<EndExecsResponse>),
     /// Says what the pod is to be.
     CreateSandbox(Box<CreateSandboxRequest>, Reply<CreateSandboxResponse>),
     /// Makes the pod's namespaces.
@@ -193,5 +199,7 @@ impl Sandbox for Door {
 impl Extension for Door {
     forward! {
         reopen_log(ReopenLogRequest) -> ReopenLogResponse = Letter::ReopenLog;
+        attach(AttachRequest) -> AttachResponse = Letter::Attach;
+        end_execs(EndExecsRequest) -> EndExecsResponse = Letter::EndExecs;
     }
 }

@@ -1,8 +1,10 @@
 //! The inputs and outputs of one process: pipes that the shim owns, and where their bytes go.
 //!
 //! A process gets ordinary pipes (or a terminal); tasks of the shim carry bytes between them and named pipes, files and
-//! the CRI log. When the process has ended, [`Io::drain`] says when all that it wrote has been carried.
+//! the CRI log, and to whoever is attached. When the process has ended, [`Io::drain`] says when all that it wrote has been
+//! carried.
 
+mod attach;
 mod copy;
 
 use std::fs::{File, OpenOptions};
@@ -15,13 +17,14 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use windlass_model::{Context, Error, Result};
 use windlass_sys::tty;
 use windlass_wire::Stdio;
 
 use crate::log::{Lines, Log, Stream};
+use attach::{Input, Viewers};
 use copy::Sink;
 
 /// How long an ended process's output may take to be carried before its exit is told nevertheless.
@@ -58,7 +61,12 @@ pub struct Io {
     input_to: Option<OwnedFd>,
     /// Holds the named pipe for input open, so that a client may go and another come.
     input_held: Option<OwnedFd>,
-    outputs: Vec<(Option<OwnedFd>, Sink)>,
+    /// The input is shared by those who attach, and this says whether it is for the first of them only.
+    input_once: Option<bool>,
+    shared: Option<Input>,
+    outputs: Vec<(Option<OwnedFd>, Sink, Arc<Viewers>)>,
+    stdout_viewers: Arc<Viewers>,
+    stderr_viewers: Arc<Viewers>,
     console: Option<Arc<AsyncFd<OwnedFd>>>,
     log: Option<Arc<Mutex<Log>>>,
     ended: watch::Sender<bool>,
@@ -76,7 +84,11 @@ impl Io {
             input: None,
             input_to: None,
             input_held: None,
+            input_once: None,
+            shared: None,
             outputs: Vec::new(),
+            stdout_viewers: Viewers::new(),
+            stderr_viewers: Viewers::new(),
             console: None,
             log: None,
             ended: watch::Sender::new(false),
@@ -85,22 +97,28 @@ impl Io {
         };
         let stdin = io.prepare_input(wish, owner)?;
         let stdout = io.prepare_output(Stream::Stdout, &wish.stdout, wish.terminal, owner)?;
-        let stderr =
-            if wish.terminal { null()? } else { io.prepare_output(Stream::Stderr, &wish.stderr, false, owner)? };
+        let stderr = if wish.terminal {
+            io.stderr_viewers.close();
+            null()?
+        } else {
+            io.prepare_output(Stream::Stderr, &wish.stderr, false, owner)?
+        };
         Ok((io, Ends { stdin, stdout, stderr }))
     }
 
     fn prepare_input(&mut self, wish: &Wish, owner: (u32, u32)) -> Result<OwnedFd> {
-        let path = match wish.stdin.parse()? {
+        match wish.stdin.parse()? {
             Stdio::Null => return null(),
             Stdio::File(path) => {
                 return File::open(&path).map(Into::into).context(|| format!("open {}", path.display()));
             }
-            Stdio::Fifo(path) => path,
+            Stdio::Fifo(path) => {
+                self.input = Some(open(&path, OFlags::RDONLY)?);
+                self.input_held = Some(open(&path, OFlags::WRONLY)?);
+            }
+            Stdio::Attach { once } => self.input_once = Some(once),
             Stdio::Binary(_) | Stdio::CriLog { .. } => return Err(Error::invalid("stdin cannot be a log")),
-        };
-        self.input = Some(open(&path, OFlags::RDONLY)?);
-        self.input_held = Some(open(&path, OFlags::WRONLY)?);
+        }
         if wish.terminal {
             return null();
         }
@@ -112,14 +130,23 @@ impl Io {
     }
 
     fn prepare_output(&mut self, stream: Stream, wish: &str, terminal: bool, owner: (u32, u32)) -> Result<OwnedFd> {
+        let viewers = Arc::clone(match stream {
+            Stream::Stdout => &self.stdout_viewers,
+            Stream::Stderr => &self.stderr_viewers,
+        });
         let sink = match wish.parse()? {
             // A terminal has to be read even where nobody wants to know.
             Stdio::Null if terminal => Sink::Nowhere,
-            Stdio::Null => return null(),
+            Stdio::Null => {
+                viewers.close();
+                return null();
+            }
+            Stdio::Attach { .. } => Sink::Nowhere,
             Stdio::Binary(_) => return Err(Error::unimplemented("logging programs (binary://)")),
             Stdio::File(path) => {
                 let file = append(&path)?;
                 if !terminal {
+                    viewers.close();
                     return Ok(file.into());
                 }
                 Sink::File(file)
@@ -134,13 +161,13 @@ impl Io {
             }
         };
         if terminal {
-            self.outputs.push((None, sink));
+            self.outputs.push((None, sink, viewers));
             return null();
         }
         let (ours, process) = pipe()?;
         give(&process, owner)?;
         nonblocking(&ours)?;
-        self.outputs.push((Some(ours), sink));
+        self.outputs.push((Some(ours), sink, viewers));
         Ok(process)
     }
 
@@ -153,23 +180,53 @@ impl Io {
             nonblocking(&console)?;
             self.console = Some(Arc::new(watched(console)?));
         }
-        for (source, sink) in std::mem::take(&mut self.outputs) {
+        for (source, sink, viewers) in std::mem::take(&mut self.outputs) {
             let source = match source {
                 Some(source) => Arc::new(watched(source)?),
                 None => Arc::clone(self.console.as_ref().ok_or_else(|| Error::internal("a terminal did not come"))?),
             };
             let (drained, receiver) = oneshot::channel();
             self.drained.push(receiver);
-            self.carriers.spawn(copy::output(source, sink, self.ended.subscribe(), drained));
+            self.carriers.spawn(copy::output(source, sink, viewers, self.ended.subscribe(), drained));
         }
-        if let Some(input) = self.input.take() {
-            let sink = match self.input_to.take() {
-                Some(sink) => Some(Arc::new(watched(sink)?)),
-                None => self.console.clone(),
-            };
-            if let Some(sink) = sink {
-                self.carriers.spawn(copy::input(watched(input)?, sink));
+        let sink = match self.input_to.take() {
+            Some(sink) => Some(Arc::new(watched(sink)?)),
+            None => self.console.clone(),
+        };
+        let terminal = self.console.is_some();
+        match (self.input.take(), self.input_once, sink) {
+            (Some(input), _, Some(sink)) => {
+                self.carriers.spawn(copy::input(watched(input)?, sink, terminal));
             }
+            (None, Some(once), Some(sink)) => self.shared = Some(Input::new(sink, terminal, once)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Attaches a client that has the other ends of the named pipes in `wish` open.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::FailedPrecondition`] where input is wanted and the process has none to share; otherwise
+    /// where a pipe cannot be opened, or there are too many clients.
+    pub fn attach(&mut self, wish: &Wish) -> Result<()> {
+        // The set remembers those who are through until it is asked.
+        while self.carriers.try_join_next().is_some() {}
+        let end = |path: &str, access| (!path.is_empty()).then(|| open(Path::new(path), access)).transpose();
+        let stdin = end(&wish.stdin, OFlags::RDONLY)?;
+        if stdin.is_some() && self.shared.is_none() {
+            return Err(Error::precondition("the process was made without an input to share"));
+        }
+        let (present, gone) = mpsc::channel(1);
+        let mut looks_on = false;
+        for (path, viewers) in [(&wish.stdout, &self.stdout_viewers), (&wish.stderr, &self.stderr_viewers)] {
+            if let Some(pipe) = end(path, OFlags::WRONLY)? {
+                viewers.add(pipe, present.clone())?;
+                looks_on = true;
+            }
+        }
+        if let (Some(stdin), Some(shared)) = (stdin, &self.shared) {
+            self.carriers.spawn(shared.clone().carry(watched(stdin)?, looks_on.then_some(gone)));
         }
         Ok(())
     }
@@ -191,6 +248,9 @@ impl Io {
     /// Lets the process see the end of its input once clients have closed theirs.
     pub fn close_input(&mut self) {
         self.input_held = None;
+        if let Some(shared) = &self.shared {
+            shared.close();
+        }
     }
 
     /// Opens the log file anew; without a log there is nothing to do.

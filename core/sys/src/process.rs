@@ -143,6 +143,16 @@ pub fn kill_group(leader: u32) {
     }
 }
 
+/// Sends a signal to the process group that `leader` leads; where it leads none, nothing is done.
+pub fn signal_group(leader: u32, number: u32) {
+    let group = i32::try_from(leader).ok().filter(|leader| *leader > 1);
+    let signal = i32::try_from(number).ok().and_then(|number| nix::sys::signal::Signal::try_from(number).ok());
+    if let (Some(group), Some(signal)) = (group, signal) {
+        // The only other answer is that there is no such group.
+        nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal).ok();
+    }
+}
+
 /// This process's `oom_score_adj`.
 ///
 /// # Errors

@@ -2,7 +2,8 @@
 //!
 //! Empty is nothing (`/dev/null`); a bare path or `fifo://` is a named pipe; `file://` a file that is appended to;
 //! `binary://` a logging program (containerd's words); `cri-log://` is ours: the log file of a container in the CRI's
-//! format, written by the shim.
+//! format, written by the shim. `attach://` is ours too: nothing but the clients that attach; as input it is open until
+//! it is closed, with `attach://once` as soon as one client has closed its own.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -32,6 +33,11 @@ pub enum Stdio {
         /// The longest piece of a line in one entry, in bytes.
         max_line: usize,
     },
+    /// The clients that attach.
+    Attach {
+        /// Input ends with the first client's.
+        once: bool,
+    },
 }
 
 impl FromStr for Stdio {
@@ -50,6 +56,13 @@ impl FromStr for Stdio {
         };
         if scheme == "binary" {
             return Ok(Self::Binary(text.into()));
+        }
+        if scheme == "attach" {
+            return match rest {
+                "" => Ok(Self::Attach { once: false }),
+                "once" => Ok(Self::Attach { once: true }),
+                _ => Err(refuse("has an unknown option")),
+            };
         }
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let path = unescape(path).filter(|path| path.starts_with('/')).ok_or_else(|| refuse("has no absolute path"))?;
@@ -84,6 +97,8 @@ impl fmt::Display for Stdio {
             Self::CriLog { path, max_line } => {
                 write!(f, "cri-log://{}?max_line={max_line}", escape(&path.to_string_lossy()))
             }
+            Self::Attach { once: false } => f.write_str("attach://"),
+            Self::Attach { once: true } => f.write_str("attach://once"),
         }
     }
 }
@@ -132,6 +147,8 @@ mod tests {
             Stdio::Binary("binary:///bin/logger?a=b".into()),
             Stdio::CriLog { path: "/var/log/pods/ns_n_u/c/0.log".into(), max_line: 16384 },
             Stdio::CriLog { path: "/ä/?&=".into(), max_line: 1 },
+            Stdio::Attach { once: false },
+            Stdio::Attach { once: true },
         ] {
             assert_eq!(stdio.to_string().parse::<Stdio>().unwrap(), stdio);
         }
@@ -158,6 +175,7 @@ mod tests {
             "file://",
             "file:///%zz",
             "file:///%",
+            "attach://twice",
         ] {
             assert!(bad.parse::<Stdio>().is_err(), "{bad}");
         }

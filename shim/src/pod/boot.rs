@@ -80,7 +80,12 @@ impl Pod {
             return Err(Error::precondition("the sandbox was started before"));
         }
         if !options.cgroup.is_empty() {
-            self.sandbox.home = Some(home::move_in(&self.limits.layout, &options.cgroup, &self.bundle)?);
+            // With version 1 systemd leaves the hierarchies of the controllers to others.
+            let scope = self.limits.layout.is_v2() && !options.cgroup.starts_with('/');
+            self.sandbox.home = Some(match scope {
+                true => home::move_into_scope(&self.caller, id, &options.cgroup)?,
+                false => home::move_in(&self.limits.layout, &options.cgroup, &self.bundle)?,
+            });
         }
         if options.oom_score_adj != 0 {
             let score = kernel::adjust_oom_score(options.oom_score_adj)?;

@@ -51,6 +51,7 @@ impl Pod {
             Done::Called { purpose, outcome } => self.called(purpose, outcome),
             Done::Drained { container, exec, exit } => self.drained(container, exec, exit),
             Done::Removed { container, result, failed } => self.removed(&container, result, failed),
+            Done::GraceOver { container, exec } => self.end_doomed(&container, &exec),
             Done::StopTimeout => self.stop_timeout(),
         }
     }
@@ -64,6 +65,9 @@ impl Pod {
         let removal = exec.is_none() && container.removal.is_some();
         if killed {
             self.oom_killed(&id);
+        }
+        if let Some(exec) = &exec {
+            self.end_doomed(&id, exec);
         }
         let process = exec.unwrap_or_else(|| id.clone());
         let (status, at) = (exit.status, exit.at);
@@ -137,6 +141,7 @@ impl Pod {
                     process.step(Verb::Start).ok();
                 }
                 answer(reply, Ok(StartResponse { pid, ..StartResponse::default() }));
+                self.end_doomed(&id, &exec);
                 self.outbox.publish(Event::TaskExecStarted { container: id, exec, pid });
                 ended.into_iter().for_each(|ended| self.ended(ended));
             }
@@ -144,6 +149,7 @@ impl Pod {
                 if let Ok(process) = self.process(&id, &exec) {
                     process.io = None;
                 }
+                self.end_doomed(&id, &exec);
                 answer(reply, Err(error));
             }
         }

@@ -148,7 +148,7 @@ impl Pod {
         let wish =
             Wish { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
         let spec = request.spec.into_option().map(|any| any.value).unwrap_or_default();
-        container.execs.insert(request.exec_id.clone(), Exec { process: Process::new(wish), spec });
+        container.execs.insert(request.exec_id.clone(), Exec { process: Process::new(wish), spec, doomed: None });
         self.outbox.publish(Event::TaskExecAdded { container: request.id, exec: request.exec_id });
         Ok(Empty::default())
     }

@@ -14,10 +14,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use windlass_model::{Result, Timestamp};
 
+use super::attach::{Viewers, press_end};
 use crate::log::{Lines, Log};
 
 /// What one read takes while little comes, in bytes.
-const SMALL: usize = 4 * 1024;
+pub(super) const SMALL: usize = 4 * 1024;
 /// What one read takes while much comes, in bytes.
 const LARGE: usize = 128 * 1024;
 /// The size of a busy pipe, in bytes; the most that the kernel grants by default.
@@ -88,6 +89,7 @@ impl Sink {
 pub async fn output(
     source: Arc<AsyncFd<OwnedFd>>,
     mut sink: Sink,
+    viewers: Arc<Viewers>,
     mut ended: watch::Receiver<bool>,
     drained: oneshot::Sender<()>,
 ) {
@@ -100,14 +102,14 @@ pub async fn output(
             biased;
             // What an ended process wrote is in the pipe already: one pipe's length from here is all of it.
             _ = ended.changed(), if drained.is_some() => {
-                let round = carry(&source, &mut sink, PIPE).await;
+                let round = carry(&source, &mut sink, &viewers, PIPE).await;
                 drained = None;
                 round
             }
-            () = tokio::time::sleep(PAUSE), if busy => carry(&source, &mut sink, PIPE).await,
+            () = tokio::time::sleep(PAUSE), if busy => carry(&source, &mut sink, &viewers, PIPE).await,
             ready = source.readable(), if !busy => {
                 let Ok(mut ready) = ready else { break };
-                let round = carry(&source, &mut sink, LARGE).await;
+                let round = carry(&source, &mut sink, &viewers, LARGE).await;
                 if round != Round::End {
                     ready.clear_ready();
                 }
@@ -127,10 +129,11 @@ pub async fn output(
         }
     }
     sink.finish();
+    viewers.close();
 }
 
 /// Reads until the source is empty or has given `limit` bytes.
-async fn carry(source: &AsyncFd<OwnedFd>, sink: &mut Sink, limit: usize) -> Round {
+async fn carry(source: &AsyncFd<OwnedFd>, sink: &mut Sink, viewers: &Viewers, limit: usize) -> Round {
     let mut total = 0;
     // Most reads bring a line or two; large memory is only touched, and kept, while it is needed.
     let mut buffer = vec![0; SMALL];
@@ -139,6 +142,7 @@ async fn carry(source: &AsyncFd<OwnedFd>, sink: &mut Sink, limit: usize) -> Roun
             Ok(0) => return Round::End,
             Ok(count) => {
                 sink.take(&buffer[..count]).await;
+                viewers.offer(&buffer[..count]);
                 total += count;
                 if total >= limit {
                     return Round::Busy;
@@ -157,30 +161,35 @@ async fn carry(source: &AsyncFd<OwnedFd>, sink: &mut Sink, limit: usize) -> Roun
 }
 
 /// Carries input until its source ends or the process takes no more.
-pub async fn input(source: AsyncFd<OwnedFd>, sink: Arc<AsyncFd<OwnedFd>>) {
+pub async fn input(source: AsyncFd<OwnedFd>, sink: Arc<AsyncFd<OwnedFd>>, terminal: bool) {
     let mut buffer = Vec::new();
+    let mut last = b'\n';
     loop {
         let Ok(mut ready) = source.readable().await else { return };
         buffer.resize(SMALL, 0);
         match read(source.get_ref(), &mut buffer[..]) {
-            Ok(0) => return,
+            Ok(0) => break,
             Ok(count) => {
                 if !send(&sink, &buffer[..count]).await {
                     return;
                 }
+                last = buffer[count - 1];
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
                 ready.clear_ready();
                 buffer = Vec::new();
             }
-            Err(_) => return,
+            Err(_) => break,
         }
+    }
+    if terminal {
+        press_end(&sink, last == b'\n');
     }
 }
 
 /// Writes all of `bytes`; false where nobody can read them any more.
-async fn send(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> bool {
+pub(super) async fn send(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         let Ok(mut ready) = to.writable().await else { return false };
         match write(to.get_ref(), bytes) {

@@ -16,6 +16,8 @@ use windlass_wire::words;
 const SANDBOX_FILE: &str = "sandbox";
 /// In a container's bundle: how its task ended, where its shim is no more.
 const EXIT_FILE: &str = "exit.json";
+/// In a container's bundle: named pipes.
+const STREAMS_DIR: &str = "exec";
 /// In a shim's bundle: the executable, where it is not ours.
 const BINARY_FILE: &str = "shim";
 
@@ -153,6 +155,18 @@ impl Bundle {
 
     pub(super) fn set_binary(&self, binary: &Path) -> Result<()> {
         self.write(BINARY_FILE, binary.as_os_str().as_encoded_bytes())
+    }
+
+    /// Where the named pipes of execs and attached clients are while a shim opens its ends.
+    pub(super) fn streams(&self) -> PathBuf {
+        self.0.join(STREAMS_DIR)
+    }
+
+    /// Removes the named pipes that a daemon died over.
+    pub(super) fn sweep_streams(&self) {
+        if let Err(error) = remove_tree(&self.streams()) {
+            tracing::warn!(%error, "pipes of an earlier daemon stay");
+        }
     }
 
     /// The process that the shim says it is.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use windlass_model::process::Exit;
 use windlass_model::{Context, Error, Id, Kind, Result};
 use windlass_wire::bootstrap::Bootstrap;
-use windlass_wire::extension::{ExtensionClient, ReopenLogRequest};
+use windlass_wire::extension::{AttachRequest, EndExecsRequest, ExtensionClient, ReopenLogRequest};
 use windlass_wire::protobuf::MessageField;
 use windlass_wire::protobuf::well_known_types::any::Any;
 use windlass_wire::sandbox::{
@@ -22,8 +22,9 @@ use windlass_wire::sandbox::{
     StartSandboxRequest, StopSandboxRequest,
 };
 use windlass_wire::task::{
-    ConnectRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
-    ResumeRequest, ShutdownRequest, StartRequest, StateRequest, TaskClient, UpdateTaskRequest, WaitRequest,
+    CloseIORequest, ConnectRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest,
+    PidsRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StateRequest, TaskClient,
+    UpdateTaskRequest, WaitRequest,
 };
 use windlass_wire::ttrpc::asynchronous::{Client as Transport, transport::Socket};
 use windlass_wire::ttrpc::context::Context as Metadata;
@@ -206,6 +207,40 @@ impl Client {
 
     pub(super) async fn exec(&self, request: &ExecProcessRequest) -> Result<()> {
         call(SLOW, "Exec", self.task.exec(metadata(), request)).await.map(drop)
+    }
+
+    /// Changes the size of a task's terminal, or of that of the exec of that name.
+    pub(super) async fn resize(&self, id: &Id, exec: &str, width: u16, height: u16) -> Result<()> {
+        let request = ResizePtyRequest {
+            id: id.to_string(),
+            exec_id: exec.to_owned(),
+            width: width.into(),
+            height: height.into(),
+            ..ResizePtyRequest::default()
+        };
+        call(QUICK, "ResizePty", self.task.resize_pty(metadata(), &request)).await.map(drop)
+    }
+
+    /// Lets a process see the end of its input.
+    pub(super) async fn close_stdin(&self, id: &Id, exec: &str) -> Result<()> {
+        let request =
+            CloseIORequest { id: id.to_string(), exec_id: exec.to_owned(), stdin: true, ..CloseIORequest::default() };
+        call(QUICK, "CloseIO", self.task.close_io(metadata(), &request)).await.map(drop)
+    }
+
+    pub(super) async fn attach(&self, request: &AttachRequest) -> Result<()> {
+        call(QUICK, "Attach", self.extension.attach(metadata(), request)).await.map(drop)
+    }
+
+    /// Ends the execs whose names begin with `prefix`, of one container or of all; says how many there were.
+    pub(super) async fn end_execs(&self, container: Option<&Id>, prefix: &str, grace: Duration) -> Result<u32> {
+        let request = EndExecsRequest {
+            container_id: container.map(Id::to_string).unwrap_or_default(),
+            prefix: prefix.to_owned(),
+            grace_seconds: u32::try_from(grace.as_secs()).unwrap_or(u32::MAX),
+            ..EndExecsRequest::default()
+        };
+        call(QUICK, "EndExecs", self.extension.end_execs(metadata(), &request)).await.map(|answer| answer.ended)
     }
 
     pub(super) async fn pids(&self, id: &Id) -> Result<Vec<u32>> {

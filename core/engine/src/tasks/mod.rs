@@ -9,15 +9,18 @@
 //! written only where the shim is no more and cannot be asked. [`Roster`] has one owner task for each shim; [`Tasks`] is
 //! one namespace's view of it.
 
+mod attach;
 mod bundle;
 mod client;
 mod death;
 mod events_server;
 mod exec;
+mod exec_sync;
 mod launch;
 mod owner;
 mod process;
 mod roster;
+mod streams;
 mod table;
 mod task;
 
@@ -28,8 +31,11 @@ use std::time::Duration;
 use windlass_model::process::{Exit, State};
 use windlass_model::{Id, Mount, Timestamp};
 
+pub use attach::Attached;
 pub use events_server::serve_events;
+pub use exec::Running;
 pub use roster::Roster;
+pub use streams::{Output, TaskStreams};
 pub use task::Tasks;
 
 /// How shims are started and what they are told.
@@ -103,9 +109,9 @@ pub struct CreateTask {
     pub rootfs: Vec<Mount>,
     /// Give the process a terminal.
     pub terminal: bool,
-    /// Where stdin comes from: empty, a path of a FIFO, or a URI.
+    /// Where stdin comes from: empty, a path of a FIFO, or a URI (`attach://`, `attach://once`).
     pub stdin: String,
-    /// Where stdout goes to: empty, a path of a FIFO, or a URI (`cri-log://…`).
+    /// Where stdout goes to: empty, a path of a FIFO, or a URI (`cri-log://…`, `attach://`).
     pub stdout: String,
     /// Where stderr goes to.
     pub stderr: String,
@@ -133,6 +139,38 @@ pub struct TaskState {
     pub pid: u32,
     /// How it ended, where it did.
     pub exit: Option<Exit>,
+}
+
+/// A program to run in a container, with streams to whoever asks for it.
+#[derive(Clone, Debug)]
+pub struct StartExec {
+    /// The container.
+    pub container: Id,
+    /// The OCI `Process`, JSON.
+    pub process: Vec<u8>,
+    /// Give it a terminal; `process` must say so too.
+    pub terminal: bool,
+    /// It gets input; otherwise that is at its end.
+    pub stdin: bool,
+    /// Its output is wanted.
+    pub stdout: bool,
+    /// Its errors are wanted; never with a terminal.
+    pub stderr: bool,
+    /// How long it may take to end by itself, told to hang up, when nobody wants it any more; in whole seconds.
+    pub grace: Duration,
+}
+
+/// Which of a container's own streams are wanted.
+#[derive(Clone, Debug)]
+pub struct AttachTask {
+    /// The container.
+    pub container: Id,
+    /// A way to its input.
+    pub stdin: bool,
+    /// Copies of its output, or of its terminal's.
+    pub stdout: bool,
+    /// Copies of its errors; never with a terminal.
+    pub stderr: bool,
 }
 
 /// A program to run in a container to its end.

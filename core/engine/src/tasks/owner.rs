@@ -22,6 +22,7 @@ use windlass_wire::bootstrap::Bootstrap;
 
 use super::bundle::Bundle;
 use super::client::{Client, Closed, QUICK};
+use super::exec::PREFIX;
 use super::launch::{Launcher, PATIENCE};
 use super::process::{self, Process};
 use super::roster::Inner;
@@ -214,6 +215,7 @@ impl Owner {
             let line = self.dial(&Bootstrap::load(self.bundle.path())?).await?;
             line.client.ping(&self.key.1).await?;
             self.ask_states(&line.client).await;
+            self.end_execs(&line.client).await;
             Result::Ok(line)
         };
         match timeout(QUICK, attempt).await {
@@ -239,6 +241,16 @@ impl Owner {
                 // A task that the shim does not know was never made; its verbs find that out by themselves.
                 Err(error) => tracing::debug!(container = %entry.id, %error, "state after reconnect"),
             }
+        }
+    }
+
+    /// Ends the execs of connections before this one: whoever wanted their output is not there any more.
+    async fn end_execs(&self, client: &Client) {
+        match client.end_execs(None, PREFIX, Duration::ZERO).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "execs of an earlier connection were ended"),
+            // Another shim's execs end when their FIFOs break, or with their container.
+            Err(error) => tracing::debug!(%error, "execs of an earlier connection"),
         }
     }
 

@@ -63,7 +63,11 @@ impl Roster {
                     .into_iter()
                     .map(|found| {
                         let ended = match &found {
-                            Found::Container(namespace, id, _) => bundles.of(namespace, id).ended(),
+                            Found::Container(namespace, id, _) => {
+                                let bundle = bundles.of(namespace, id);
+                                bundle.sweep_streams();
+                                bundle.ended()
+                            }
                             Found::Shim(..) => None,
                         };
                         (found, ended)

@@ -11,11 +11,15 @@ use windlass_wire::task::{CreateTaskRequest, Options};
 use windlass_wire::{convert, words};
 
 use super::client::Client;
-use super::exec;
+use super::exec::Running;
 use super::owner::Birth;
 use super::roster::Roster;
+use super::streams::TaskStreams;
 use super::table::{Entry, Key};
-use super::{BootSandbox, Booted, CreateTask, ExecOutput, ExecSync, TaskState};
+use super::{
+    AttachTask, Attached, BootSandbox, Booted, CreateTask, ExecOutput, ExecSync, StartExec, TaskState, attach, exec,
+    exec_sync,
+};
 use crate::{Tenant, blocking};
 
 /// How often a waiter asks the shim itself, should its event be lost.
@@ -145,13 +149,13 @@ impl Tasks {
         self.forget(entry).await
     }
 
-    /// Removes the last trace of a task.
     /// Removes the bundle of a container that a daemon died over before it was whole.
     async fn sweep(&self, id: &Id) -> Result<()> {
         let bundle = self.roster.inner().bundles.of(&self.namespace, id);
         blocking(move || if bundle.has_shim() { Ok(()) } else { bundle.remove() }).await
     }
 
+    /// Removes the last trace of a task.
     async fn forget(&self, entry: &Arc<Entry>) -> Result<()> {
         let doomed = entry.clone();
         blocking(move || doomed.remove_bundle()).await?;
@@ -255,7 +259,28 @@ impl Tasks {
     /// runtime said where the program cannot be started.
     pub async fn exec_sync(&self, request: ExecSync) -> Result<ExecOutput> {
         let (entry, client) = self.reach(&request.container).await?;
-        exec::run(client, entry, request).await
+        exec_sync::run(client, entry, request).await
+    }
+
+    /// Runs a program in a container with streams to the caller. Where the future or the [`Running`] is dropped, the
+    /// program is told to hang up, and killed after its grace.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no task; what the OCI runtime said where the program cannot be started.
+    pub async fn exec(&self, request: StartExec) -> Result<(TaskStreams, Running)> {
+        let (entry, client) = self.reach(&request.container).await?;
+        exec::start(client, entry, request).await
+    }
+
+    /// Gives copies of what a container's first process writes from now on, and a way to its input. They end with the
+    /// container; a client ends by dropping them.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no task; `FailedPrecondition` where it has ended or has no input to share;
+    /// `ResourceExhausted` where too many are attached.
+    pub async fn attach(&self, request: AttachTask) -> Result<(TaskStreams, Attached)> {
+        let (entry, client) = self.reach(&request.container).await?;
+        attach::attach(client, entry, request).await
     }
 
     /// Opens the container's log file anew, after somebody renamed the old one.
