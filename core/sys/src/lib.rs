@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod fs;
+pub mod links;
 pub mod mount;
 pub mod netns;
 pub mod process;
