@@ -1,7 +1,8 @@
 //! The shim's place in its pod's cgroup, so that its work is charged to the pod.
 //!
 //! With version 2 only leaves hold processes: there the shim lives in a leaf of its own. Folders that the shim had to make
-//! are noted in the bundle and taken away at the end; those that somebody else made are that one's.
+//! are noted in the bundle and taken away at the end; those that somebody else made are that one's. Where systemd has the
+//! cgroups, the leaf is a scope that systemd makes, and removes when the shim has ended.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +10,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use windlass_model::Result;
 use windlass_sys::cgroup::Layout;
+
+use crate::oci::Caller;
 
 /// The file in the pod's bundle.
 const NOTE: &str = "cgroup";
@@ -36,6 +39,16 @@ pub fn move_in(layout: &Layout, pod: &str, bundle: &Path) -> Result<Home> {
     layout.create(&home.cgroup)?;
     layout.enter(&home.cgroup)?;
     Ok(home)
+}
+
+/// Has systemd move this process into the scope `pod` (`slice:prefix:name`).
+///
+/// # Errors
+/// Where systemd refuses.
+pub fn move_into_scope(caller: &Caller, id: &str, pod: &str) -> Result<Home> {
+    let cgroup = format!("/{}", windlass_sys::cgroup::relative(pod)?.display());
+    caller.scope(id, pod)?;
+    Ok(Home { cgroup, made: None })
 }
 
 /// Takes away the cgroup of a shim that was killed.
