@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::asked::{self, CgroupDriver};
 use crate::cri::Cri;
 
 /// Which daemon is judged.
@@ -47,6 +48,8 @@ pub struct Setup {
     pub handlers: Vec<(String, PathBuf)>,
     /// The default handler; empty is the daemon's own choice.
     pub default_handler: String,
+    /// Who makes the cgroups.
+    pub cgroup_driver: CgroupDriver,
     /// The image that containerd needs for a pod.
     pub pause: String,
     /// Words before the daemon's own command, such as `strace -D -f …`.
@@ -101,8 +104,11 @@ impl Setup {
 
     fn windlass_config(&self) -> String {
         let mut text = format!(
-            "version = 1\nroot = {:?}\nstate = {:?}\naddress = {:?}\n[cri]\ncgroup_driver = \"cgroupfs\"\n",
-            self.root, self.state, self.socket
+            "version = 1\nroot = {:?}\nstate = {:?}\naddress = {:?}\n[cri]\ncgroup_driver = {:?}\n",
+            self.root,
+            self.state,
+            self.socket,
+            self.cgroup_driver.word()
         );
         if !self.default_handler.is_empty() {
             let _ = writeln!(text, "default_runtime = {:?}", self.default_handler);
@@ -145,7 +151,8 @@ impl Setup {
         {
             let runtime = format!("{cri}.containerd.runtimes.{name}");
             let _ = writeln!(text, "[{runtime}]\nruntime_type = \"io.containerd.runc.v2\"");
-            let _ = writeln!(text, "[{runtime}.options]\nBinaryName = {binary:?}");
+            let systemd = self.cgroup_driver == CgroupDriver::Systemd;
+            let _ = writeln!(text, "[{runtime}.options]\nBinaryName = {binary:?}\nSystemdCgroup = {systemd}");
         }
         text.push_str(&self.more_config);
         text
@@ -191,7 +198,7 @@ impl Setup {
             if let Some(status) = child.try_wait()? {
                 bail!("the daemon ended with {status}:\n{}", self.log_tail());
             }
-            if begin.elapsed() > Duration::from_secs(30) {
+            if begin.elapsed() > asked::patient(Duration::from_secs(30)) {
                 child.kill().ok();
                 child.wait().ok();
                 bail!("the daemon does not answer:\n{}", self.log_tail());

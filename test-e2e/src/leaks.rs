@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
+use crate::asked::CgroupDriver;
 use crate::daemon::Flavour;
-use crate::kernel;
 use crate::node::Node;
+use crate::{kernel, systemd};
 
 /// Everything that a pod may leave behind, as readable lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +51,9 @@ impl Holdings {
         held.extend(kernel::mounts_below(node.dir()).iter().map(|point| format!("mount {}", point.display())));
         for pod in &node.cgroup_parents() {
             held.extend(kernel::cgroups_below(pod).iter().map(|path| format!("cgroup {}", path.display())));
+        }
+        if node.setup.cgroup_driver == CgroupDriver::Systemd {
+            held.extend(systemd::units(&tag).iter().map(|unit| format!("unit {unit}")));
         }
         held.extend(node.cni.ports().iter().map(|port| format!("veth {port}")));
         held.extend(node.cni.reservations().iter().map(|address| format!("reservation {address}")));

@@ -4,6 +4,7 @@
 //! The same stories run on containerd where the CRI says what the answer is, so that a test is proven on a reference
 //! before it judges: `WINDLASS_E2E_RUNTIME=containerd cargo nextest run -p windlass-test-e2e`.
 
+pub mod asked;
 pub mod cni;
 pub mod cri;
 pub mod daemon;
@@ -15,9 +16,12 @@ pub mod leaks;
 pub mod newer;
 pub mod node;
 pub mod registry;
+pub mod secure;
+pub mod systemd;
 pub mod trouble;
 
 pub use anyhow::{Context, Result, anyhow, bail, ensure};
+pub use asked::patient;
 pub use cri::{Cri, code, words};
 pub use daemon::{Daemon, Flavour};
 pub use image::{Compression, Family, Image, Layer};
@@ -25,8 +29,9 @@ pub use node::{Node, Plan};
 
 use std::time::{Duration, Instant};
 
-/// Asks `probe` every 10 ms until it answers something; fails, naming `what`, after `limit`.
+/// Asks `probe` every 10 ms until it answers something; fails, naming `what`, after a [`patient`] `limit`.
 pub async fn eventually<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    let limit = patient(limit);
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = probe().await {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::asked::{self, CgroupDriver};
 use crate::cni::Cni;
 use crate::cri::{self, Cri, words};
 use crate::daemon::{Daemon, Flavour, Setup};
@@ -17,6 +18,7 @@ use crate::image::Image;
 use crate::kernel;
 use crate::leaks::{self, Holdings};
 use crate::registry::Registry;
+use crate::systemd;
 
 /// What a test wants otherwise than usual.
 #[derive(Clone, Debug)]
@@ -69,7 +71,7 @@ impl Default for Plan {
         Self {
             flavour: Flavour::of_environment(),
             handlers: empty(),
-            default_handler: String::new(),
+            default_handler: asked::handler().map(|(name, _)| name).unwrap_or_default(),
             wrap: Vec::new(),
             more_config: String::new(),
         }
@@ -110,6 +112,9 @@ impl Node {
         for sub in ["state", "certs", "logs", "root"] {
             fs::create_dir_all(dir.join(sub))?;
         }
+        let mut handlers: Vec<_> =
+            plan.handlers.iter().map(|(name, path)| (name.clone(), PathBuf::from(here(path)))).collect();
+        handlers.extend(asked::handler().filter(|(name, _)| plan.handlers.iter().all(|(known, _)| known != name)));
         let setup = Setup {
             flavour: plan.flavour,
             root: dir.join("root"),
@@ -120,8 +125,9 @@ impl Node {
             cni_conf: cni.conf_dir.clone(),
             cni_bin: cni.bin_dir.clone(),
             certs: dir.join("certs"),
-            handlers: plan.handlers.iter().map(|(name, path)| (name.clone(), PathBuf::from(here(path)))).collect(),
+            handlers,
             default_handler: plan.default_handler.clone(),
+            cgroup_driver: CgroupDriver::of_environment(),
             pause,
             wrap: plan.wrap.iter().map(here).collect(),
             more_config: plan.more_config.clone(),
@@ -161,13 +167,7 @@ impl Node {
     /// The words for a pod with a network of its own. Its cgroup and log directory are made, as the kubelet does.
     pub fn pod(&self, name: &str) -> words::PodSandboxConfig {
         let uid = format!("uid-{name}");
-        let parent = format!("/{}/pod-{name}", self.tag());
-        kernel::make_cgroup(&parent);
-        if let Ok(mut parents) = self.parents.lock()
-            && !parents.contains(&parent)
-        {
-            parents.push(parent.clone());
-        }
+        let parent = self.make_parent(name);
         let logs = self.dir.join("logs").join(name);
         fs::create_dir_all(&logs).ok();
         let labels = HashMap::from([
@@ -198,6 +198,22 @@ impl Node {
             }),
             ..Default::default()
         }
+    }
+
+    /// Makes the cgroup of a pod, as the kubelet does; gives its name as the kubelet sends it.
+    fn make_parent(&self, name: &str) -> String {
+        let systemd = self.setup.cgroup_driver == CgroupDriver::Systemd;
+        let parent = match systemd {
+            true => systemd::slice(&self.tag(), name),
+            false => format!("/{}/pod-{name}", self.tag()),
+        };
+        if let Ok(mut parents) = self.parents.lock()
+            && !parents.contains(&parent)
+        {
+            if systemd { systemd::make_slice(&parent) } else { kernel::make_cgroup(&parent) }
+            parents.push(parent.clone());
+        }
+        parent
     }
 
     /// The words for a pod on the host's network.
@@ -344,7 +360,10 @@ impl Drop for Node {
         for point in kernel::mounts_below(&self.dir).iter().rev() {
             nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).ok();
         }
-        kernel::remove_cgroup(&tag);
+        match self.setup.cgroup_driver {
+            CgroupDriver::Systemd => systemd::remove_slices(&tag),
+            CgroupDriver::Cgroupfs => kernel::remove_cgroup(&tag),
+        }
         if std::env::var_os("WINDLASS_E2E_KEEP").is_none() {
             fs::remove_dir_all(&self.dir).ok();
         }

@@ -1,7 +1,7 @@
 //! A real registry (Debian's docker-registry) on a free loopback port, and pushing images into it.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::image::Image;
 pub struct Registry {
     child: Child,
     host: String,
+    data: PathBuf,
 }
 
 /// A loopback port that was free a moment ago.
@@ -43,8 +44,8 @@ impl Registry {
             .stderr(log)
             .spawn()
             .context("docker-registry (Debian package docker-registry)")?;
-        let registry = Self { child, host };
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let registry = Self { child, host, data: dir.join("data") };
+        let deadline = Instant::now() + crate::patient(Duration::from_secs(20));
         while !http::request(&registry.host, "GET", "/v2/", &[], &[]).is_ok_and(|answer| answer.status == 200) {
             ensure!(Instant::now() < deadline, "docker-registry does not answer on {}", registry.host);
             std::thread::sleep(Duration::from_millis(10));
@@ -60,6 +61,11 @@ impl Registry {
     /// `address:port`.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Where it keeps what it holds.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Pushes an image as `name:tag` and returns the whole reference.

@@ -11,7 +11,7 @@ use windlass_test_e2e::edge::{self, Gate};
 use windlass_test_e2e::image::{Compression, Image, Layer, Recipe, noise};
 use windlass_test_e2e::trouble::{Fault, Guard, Troublemaker, Where};
 use windlass_test_e2e::words::{AuthConfig, ContainerState};
-use windlass_test_e2e::{Flavour, Node, Plan, code, cri, eventually, kernel};
+use windlass_test_e2e::{Flavour, Node, Plan, code, cri, eventually, kernel, patient};
 
 /// Mounts a tmpfs; the node unmounts it with everything else below its directory.
 fn small_disk(path: &std::path::Path, mib: usize) -> Result<()> {
@@ -76,7 +76,7 @@ async fn a_plugin_that_hangs_holds_only_its_own_pod() -> Result<()> {
     let other = node.run(node.host_pod("free"), &image, &["sleep", "1000"]).await?;
     node.cri.stop_pod(&other.id).await?;
     node.cri.remove_pod(&other.id).await?;
-    ensure!(begin.elapsed() < Duration::from_secs(5), "another pod took {:?}", begin.elapsed());
+    ensure!(begin.elapsed() < patient(Duration::from_secs(5)), "another pod took {:?}", begin.elapsed());
     gate.open();
     let id = held.await?.context("the held pod")?;
     ensure!(node.cri.pod_status(&id).await?.network.is_some());
@@ -151,7 +151,7 @@ async fn a_runtime_that_fails_hangs_or_lies() -> Result<()> {
     let begin = Instant::now();
     let other = node.run(node.host_pod("free"), &image, &["sleep", "1000"]).await?;
     ensure!(node.cri.output(&other.container, &["echo", "well"]).await? == "well\n");
-    ensure!(begin.elapsed() < Duration::from_secs(5), "another pod took {:?}", begin.elapsed());
+    ensure!(begin.elapsed() < patient(Duration::from_secs(5)), "another pod took {:?}", begin.elapsed());
     gate.open();
     held.await?.context("the held start")?;
     ensure!(node.state(&id).await == Some(ContainerState::ContainerRunning));
@@ -204,7 +204,7 @@ async fn a_registry_that_refuses_or_lies() -> Result<()> {
         );
         ensure!(answer.is_err(), "{place:?} {fault:?}: the pull succeeds");
         ensure!(node.cri.image(&reference).await?.is_none(), "{place:?} {fault:?}: half an image is shown");
-        ensure!(begin.elapsed() < Duration::from_secs(60), "{place:?} {fault:?} took {:?}", begin.elapsed());
+        ensure!(begin.elapsed() < patient(Duration::from_secs(60)), "{place:?} {fault:?} took {:?}", begin.elapsed());
         registry.heal();
         if node.setup.flavour == Flavour::Windlass {
             // What came before the connection broke is kept for a while, and the next failure ends it.
@@ -274,7 +274,7 @@ async fn a_registry_that_falls_silent_holds_only_its_own_pull() -> Result<()> {
     let begin = Instant::now();
     let well = node.busybox().await?;
     let pod = node.run(node.host_pod("free"), &well, &["true"]).await?;
-    ensure!(begin.elapsed() < Duration::from_secs(5), "another pull took {:?}", begin.elapsed());
+    ensure!(begin.elapsed() < patient(Duration::from_secs(5)), "another pull took {:?}", begin.elapsed());
     node.exited(&pod.container).await?;
     ensure!(!held.is_finished(), "the silent pull ended too early");
     registry.heal();
@@ -421,7 +421,7 @@ async fn a_frozen_shim_holds_only_its_own_pod() -> Result<()> {
     for pid in &frozen {
         kill(Pid::from_raw(*pid as i32), Signal::SIGCONT)?;
     }
-    ensure!(elapsed < Duration::from_secs(5), "another pod took {elapsed:?}");
+    ensure!(elapsed < patient(Duration::from_secs(5)), "another pod took {elapsed:?}");
     other?;
     ensure!(lists.0?.len() == 2 && lists.1?.len() == 2);
     ensure!(held.await??.stdout == b"late\n");
