@@ -3,8 +3,10 @@
 //! Nothing here does I/O or knows an async runtime, so every rule in this crate is tested in microseconds.
 
 pub mod digest;
+pub mod environment;
 pub mod error;
 pub mod event;
+pub mod filter;
 pub mod id;
 pub mod mount;
 pub mod process;

@@ -4,12 +4,17 @@
 //! only crate where `unsafe` may stand, and each block says why it is needed and why it is sound.
 
 pub mod cgroup;
+pub mod enter;
+pub mod environment;
 pub mod fs;
+pub mod idmap;
+pub mod inherit;
 pub mod links;
 pub mod mount;
 pub mod netns;
 pub mod process;
 pub mod tty;
+pub mod userns;
 
 /// Turns an errno of a system call into the error that crosses crate borders, saying what was being done.
 pub(crate) fn errno(error: impl Into<std::io::Error>, doing: impl FnOnce() -> String) -> windlass_model::Error {

@@ -1,5 +1,6 @@
 //! Mounts as the containerd API words them, made and taken away.
 
+mod mapped;
 mod options;
 mod overlay;
 
@@ -23,7 +24,8 @@ const MAX_STACKED: usize = 1024;
 
 /// Performs `mounts` in their order on the folder `target`; when one fails, those before it are taken away again.
 ///
-/// An option that is not a flag of mount(2) goes to the file system as it is. An overlay may have as many lower folders
+/// An option that is not a flag of mount(2) goes to the file system as it is, but `uidmap=inside:outside:length[,…]` and
+/// `gidmap=…`: with them a bind mount, or the lower folders of an overlay, show files under the ids of such a map. An overlay may have as many lower folders
 /// as the kernel's overlayfs takes (500).
 pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     for (count, mount) in mounts.iter().enumerate() {
@@ -85,10 +87,17 @@ fn mount_one(mount: &Mount, target: &Path) -> Result<()> {
         let path = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
         (Some(place), path)
     };
-    let options = Options::parse(&mount.kind, &mount.options)?;
-    let made = match options.bind {
-        Some(recursive) => bind(mount, &at, &options, recursive),
-        None => plain(mount, &at, &options),
+    let mut options = Options::parse(&mount.kind, &mount.options)?;
+    let map = mapped::take(&mut options)?;
+    let made = match (options.bind, &map) {
+        (Some(recursive), None) => bind(mount, &at, recursive).and_then(|()| flag(&at, &options)).map_err(Error::from),
+        (Some(recursive), Some(map)) => mapped::bind(Path::new(&mount.source), &at, recursive, map)
+            .and_then(|()| flag(&at, &options).map_err(Error::from)),
+        (None, None) => plain(mount, &at, &options).map_err(Error::from),
+        (None, Some(map)) if mount.kind == "overlay" && mount.target.is_empty() => {
+            mapped::overlay(&mount.source, &at, &options, map)
+        }
+        (None, Some(_)) => Err(Error::unimplemented(format!("mapped ids in a mount of type {}", mount.kind))),
     };
     made.context(doing)?;
     match options.propagation {
@@ -101,12 +110,17 @@ fn mount_one(mount: &Mount, target: &Path) -> Result<()> {
     }
 }
 
-fn bind(mount: &Mount, at: &Path, options: &Options, recursive: bool) -> std::io::Result<()> {
+fn bind(mount: &Mount, at: &Path, recursive: bool) -> std::io::Result<()> {
     if recursive {
         rustix::mount::mount_bind_recursive(&mount.source, at)?;
     } else {
         rustix::mount::mount_bind(&mount.source, at)?;
     }
+    Ok(())
+}
+
+/// Sets the flags of a bind mount, which come from its source unless something else is asked for.
+fn flag(at: &Path, options: &Options) -> std::io::Result<()> {
     if options.flags.is_empty() && options.cleared.is_empty() {
         return Ok(());
     }

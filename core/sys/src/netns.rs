@@ -34,16 +34,12 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// [`windlass_model::Kind::AlreadyExists`] where there is something at `pin`; the kernel's refusal otherwise.
 pub fn create(pin: &Path) -> Result<()> {
     let doing = || format!("make the network namespace {}", pin.display());
-    if let Some(parent) = pin.parent() {
-        fs::create_dir_all(parent).context(doing)?;
-    }
-    OpenOptions::new().write(true).create_new(true).open(pin).context(doing)?;
+    make_pin(pin).context(doing)?;
     let made = on_fresh_thread(|| {
         nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
         raise_loopback()?;
         // The mount namespace is still the process's own, so the bind mount is seen by everyone.
-        let source = Path::new("/proc/thread-self/ns/net");
-        nix::mount::mount(Some(source), pin, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
+        bind(Path::new("/proc/thread-self/ns/net"), pin)
     });
     let made = made.and_then(|done| done.map_err(Error::from)).context(doing);
     if made.is_err() {
@@ -51,6 +47,29 @@ pub fn create(pin: &Path) -> Result<()> {
         let _ = remove(pin);
     }
     made
+}
+
+/// Pins the namespace `source`, of any kind, at `pin`, a path at which nothing is yet.
+pub(crate) fn pin(source: &Path, pin: &Path) -> Result<()> {
+    let doing = || format!("pin {} at {}", source.display(), pin.display());
+    make_pin(pin).context(doing)?;
+    bind(source, pin).inspect_err(|_| drop(remove(pin))).context(doing)
+}
+
+/// Sets `lo` up in the network namespace pinned at `pin`.
+pub(crate) fn raise(pin: &Path) -> Result<()> {
+    enter(pin, raise_loopback)?.context(|| format!("set lo up in {}", pin.display()))
+}
+
+fn make_pin(pin: &Path) -> io::Result<()> {
+    if let Some(parent) = pin.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    OpenOptions::new().write(true).create_new(true).open(pin).map(drop)
+}
+
+fn bind(source: &Path, pin: &Path) -> io::Result<()> {
+    nix::mount::mount(Some(source), pin, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
 }
 
 /// Takes a pin away; the kernel frees the namespace when the last process leaves it. Does nothing where there is no pin.

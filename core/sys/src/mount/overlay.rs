@@ -127,7 +127,7 @@ fn common_folder(folders: &[PathBuf]) -> Option<PathBuf> {
 }
 
 /// Splits at colons; a backslash takes away the meaning of what follows.
-fn split_escaped(text: &str) -> Vec<String> {
+pub(super) fn split_escaped(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
