@@ -1,5 +1,6 @@
 //! `containerd.services.containers.v1.Containers`: what containers are, whether or not they run.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 
 use containerd_client::services::v1::container::Runtime;
@@ -10,10 +11,11 @@ use containerd_client::services::v1::{
 use futures::Stream;
 use tonic::{Request, Response, Status};
 use windlass_engine::{ContainerRecord, Core};
+use windlass_model::filter::label;
 
 use crate::codes::status;
 use crate::served::containers_server::{Containers, ContainersServer};
-use crate::tenant::{self, refuse_filters};
+use crate::tenant;
 use crate::words;
 
 struct Service {
@@ -26,8 +28,10 @@ pub(crate) fn service(core: Core) -> ContainersServer<impl Containers> {
 
 impl Service {
     async fn all(&self, request: &Request<ListContainersRequest>) -> Result<Vec<ContainerRecord>, Status> {
-        refuse_filters(&request.get_ref().filters)?;
-        tenant::of(&self.core, request)?.containers().list().await.map_err(status)
+        let filter = words::filter(&request.get_ref().filters)?;
+        let mut found = tenant::of(&self.core, request)?.containers().list().await.map_err(status)?;
+        found.retain(|record| filter.matches(|path| field(record, path)));
+        Ok(found)
     }
 }
 
@@ -53,6 +57,17 @@ impl Containers for Service {
         let found = self.all(&request).await?.into_iter();
         let messages = found.map(|record| Ok(ListContainerMessage { container: Some(word(record)) }));
         Ok(Response::new(Box::pin(futures::stream::iter(messages))))
+    }
+}
+
+/// What a filter sees of a container.
+fn field<'a>(record: &'a ContainerRecord, path: &[String]) -> Option<Cow<'a, str>> {
+    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["id", ..] => words::field(record.id.as_str()),
+        ["runtime", "name", ..] => words::field(&record.runtime.name),
+        ["image", ..] => words::field(&record.image),
+        ["labels", ..] => label(&record.labels, &path[1..]),
+        _ => None,
     }
 }
 

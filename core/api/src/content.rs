@@ -1,5 +1,6 @@
 //! `containerd.services.content.v1.Content`: blobs and how far those being written are.
 
+use std::borrow::Cow;
 use std::io::SeekFrom;
 use std::pin::Pin;
 
@@ -14,10 +15,11 @@ use tonic::{Request, Response, Status};
 use windlass_engine::Core;
 use windlass_engine::content::{Info, IngestStatus};
 use windlass_model::Error;
+use windlass_model::filter::label;
 
 use crate::codes::status;
 use crate::served::content_server::{Content, ContentServer};
-use crate::tenant::{self, refuse_filters};
+use crate::tenant;
 use crate::words;
 
 /// How many blobs one message of a list tells of.
@@ -48,8 +50,10 @@ impl Content for Service {
     }
 
     async fn list(&self, request: Request<ListContentRequest>) -> Result<Response<Self::ListStream>, Status> {
-        refuse_filters(&request.get_ref().filters)?;
-        let mut left = tenant::of(&self.core, &request)?.content().list().await.map_err(status)?.into_iter();
+        let filter = words::filter(&request.get_ref().filters)?;
+        let mut found = tenant::of(&self.core, &request)?.content().list().await.map_err(status)?;
+        found.retain(|info| filter.matches(|path| field(info, path)));
+        let mut left = found.into_iter();
         let batches = std::iter::from_fn(move || {
             let info: Vec<Word> = left.by_ref().take(BATCH).map(word).collect();
             (!info.is_empty()).then(|| Ok(ListContentResponse { info }))
@@ -92,8 +96,11 @@ impl Content for Service {
         &self,
         request: Request<ListStatusesRequest>,
     ) -> Result<Response<ListStatusesResponse>, Status> {
-        refuse_filters(&request.get_ref().filters)?;
-        let found = tenant::of(&self.core, &request)?.content().statuses().await.map_err(status)?;
+        let filter = words::filter(&request.get_ref().filters)?;
+        let mut found = tenant::of(&self.core, &request)?.content().statuses().await.map_err(status)?;
+        found.retain(|ingest| {
+            filter.matches(|path| (path.first()? == "ref").then(|| Cow::Borrowed(ingest.reference.as_str())))
+        });
         Ok(Response::new(ListStatusesResponse { statuses: found.into_iter().map(progress).collect() }))
     }
 
@@ -114,6 +121,16 @@ fn range(offset: i64, size: i64, total: u64) -> Result<(u64, u64), Status> {
     }
     let end = if size == 0 { total } else { start.checked_add(size).ok_or_else(past)? };
     if end > total { Err(past()) } else { Ok((start, end)) }
+}
+
+/// What a filter sees of a blob.
+fn field<'a>(info: &'a Info, path: &[String]) -> Option<Cow<'a, str>> {
+    match path.first()?.as_str() {
+        "digest" => words::field(info.digest.to_string()),
+        "size" => words::field(info.size.to_string()),
+        "labels" => label(&info.labels, &path[1..]),
+        _ => None,
+    }
 }
 
 fn word(info: Info) -> Word {

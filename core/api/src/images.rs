@@ -1,15 +1,18 @@
 //! `containerd.services.images.v1.Images`: names that point at manifests.
 
+use std::borrow::Cow;
+
 use containerd_client::services::v1::{
     DeleteImageRequest, GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
 };
 use tonic::{Request, Response, Status};
 use windlass_engine::Core;
 use windlass_engine::images::ImageRecord;
+use windlass_model::filter::label;
 
 use crate::codes::status;
 use crate::served::images_server::{Images, ImagesServer};
-use crate::tenant::{self, refuse_filters};
+use crate::tenant;
 use crate::words;
 
 struct Service {
@@ -29,8 +32,9 @@ impl Images for Service {
     }
 
     async fn list(&self, request: Request<ListImagesRequest>) -> Result<Response<ListImagesResponse>, Status> {
-        refuse_filters(&request.get_ref().filters)?;
-        let found = tenant::of(&self.core, &request)?.images().list().await.map_err(status)?;
+        let filter = words::filter(&request.get_ref().filters)?;
+        let mut found = tenant::of(&self.core, &request)?.images().list().await.map_err(status)?;
+        found.retain(|record| filter.matches(|path| field(record, path)));
         Ok(Response::new(ListImagesResponse { images: found.into_iter().map(word).collect() }))
     }
 
@@ -49,6 +53,18 @@ impl Images for Service {
             self.core.collect().await.map_err(status)?;
         }
         Ok(Response::new(()))
+    }
+}
+
+/// What a filter sees of an image.
+fn field<'a>(record: &'a ImageRecord, path: &[String]) -> Option<Cow<'a, str>> {
+    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["name", ..] => words::field(&record.name),
+        ["target", "digest", ..] => words::field(record.target.digest.to_string()),
+        ["target", "mediatype", ..] => words::field(&record.target.media_type),
+        ["labels", ..] => label(&record.labels, &path[1..]),
+        ["annotations", ..] => label(&record.target.annotations, &path[1..]),
+        _ => None,
     }
 }
 

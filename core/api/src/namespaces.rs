@@ -7,11 +7,12 @@ use containerd_client::services::v1::{
 use tonic::{Request, Response, Status};
 use windlass_engine::Core;
 use windlass_model::Namespace;
+use windlass_model::filter::label;
 use windlass_model::snapshotter::Labels;
 
 use crate::codes::status;
 use crate::served::namespaces_server::{Namespaces, NamespacesServer};
-use crate::tenant::refuse_filters;
+use crate::words;
 
 /// How a field mask names all labels, and the start of one label's name.
 const LABELS: &str = "labels";
@@ -33,8 +34,15 @@ impl Namespaces for Service {
     }
 
     async fn list(&self, request: Request<ListNamespacesRequest>) -> Result<Response<ListNamespacesResponse>, Status> {
-        refuse_filters(&[request.into_inner().filter])?;
-        let found = self.core.namespaces().list().await.map_err(status)?;
+        let filter = words::filter(&[request.into_inner().filter])?;
+        let mut found = self.core.namespaces().list().await.map_err(status)?;
+        found.retain(|name, record| {
+            filter.matches(|path| match path.first()?.as_str() {
+                "name" => words::field(name.as_str()),
+                "labels" => label(&record.labels, &path[1..]),
+                _ => None,
+            })
+        });
         let namespaces = found.into_iter().map(|(name, record)| word(name, record.labels)).collect();
         Ok(Response::new(ListNamespacesResponse { namespaces }))
     }

@@ -1,5 +1,6 @@
 //! `containerd.services.snapshots.v1.Snapshots`: file systems of images and containers.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 
 use containerd_client::services::v1::snapshots::{
@@ -10,11 +11,12 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 use windlass_engine::Core;
 use windlass_engine::snapshots::{SnapshotInfo, Snapshots as Store};
+use windlass_model::filter::label;
 use windlass_model::snapshotter::Kind;
 
 use crate::codes::status;
 use crate::served::snapshots_server::{Snapshots, SnapshotsServer};
-use crate::tenant::{self, refuse_filters};
+use crate::tenant;
 use crate::words;
 
 /// How many snapshots one message of a list tells of.
@@ -57,9 +59,11 @@ impl Snapshots for Service {
     }
 
     async fn list(&self, request: Request<ListSnapshotsRequest>) -> Result<Response<Self::ListStream>, Status> {
-        refuse_filters(&request.get_ref().filters)?;
+        let filter = words::filter(&request.get_ref().filters)?;
         let store = self.store(&request, &request.get_ref().snapshotter)?;
-        let mut left = store.list().await.map_err(status)?.into_iter();
+        let mut found = store.list().await.map_err(status)?;
+        found.retain(|info| filter.matches(|path| field(info, path)));
+        let mut left = found.into_iter();
         let batches = std::iter::from_fn(move || {
             let info: Vec<Word> = left.by_ref().take(BATCH).map(word).collect();
             (!info.is_empty()).then(|| Ok(ListSnapshotsResponse { info }))
@@ -71,6 +75,22 @@ impl Snapshots for Service {
         let store = self.store(&request, &request.get_ref().snapshotter)?;
         let usage = store.usage(&request.get_ref().key).await.map_err(status)?;
         Ok(Response::new(UsageResponse { size: words::size(usage.bytes), inodes: words::size(usage.inodes) }))
+    }
+}
+
+/// What a filter sees of a snapshot.
+fn field<'a>(info: &'a SnapshotInfo, path: &[String]) -> Option<Cow<'a, str>> {
+    match path.first()?.as_str() {
+        "kind" => words::field(match info.kind {
+            Kind::View => "view",
+            Kind::Active => "active",
+            Kind::Committed => "committed",
+        }),
+        "name" => words::field(&info.key),
+        // One without a parent has an empty one: that is how clients ask for it.
+        "parent" => Some(info.parent.as_deref().unwrap_or_default().into()),
+        "labels" => label(&info.labels, &path[1..]),
+        _ => None,
     }
 }
 

@@ -25,11 +25,6 @@ fn namespace(headers: &MetadataMap) -> windlass_model::Result<Namespace> {
     text.parse()
 }
 
-/// Refuses filters, which are not built: an answer that ignores them would be a wrong one.
-pub(crate) fn refuse_filters(filters: &[String]) -> Result<(), Status> {
-    if filters.iter().all(String::is_empty) { Ok(()) } else { Err(Status::unimplemented("filters are not built yet")) }
-}
-
 #[cfg(test)]
 mod tests {
     use windlass_model::Kind;

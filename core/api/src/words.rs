@@ -1,8 +1,11 @@
 //! The engine's words in those of the wire.
 
+use std::borrow::Cow;
+
 use containerd_client::types;
 use prost_types::{Any, Timestamp as Moment};
 use windlass_engine::TypedBytes;
+use windlass_model::filter::Filter;
 use windlass_model::{Descriptor, Digest, Id, Mount, Timestamp};
 
 /// The empty message.
@@ -42,6 +45,16 @@ pub(crate) fn any(bytes: TypedBytes) -> Any {
 /// A digest that a client wrote.
 pub(crate) fn digest(text: &str) -> Result<Digest, tonic::Status> {
     text.parse().map_err(crate::codes::status)
+}
+
+/// Of which things a list is to tell.
+pub(crate) fn filter(texts: &[String]) -> Result<Filter, tonic::Status> {
+    Filter::parse(texts).map_err(crate::codes::status)
+}
+
+/// A field's value for a filter, which takes an empty one for none.
+pub(crate) fn field<'a>(value: impl Into<Cow<'a, str>>) -> Option<Cow<'a, str>> {
+    Some(value.into()).filter(|value| !value.is_empty())
 }
 
 /// An id that a client wrote.

@@ -126,9 +126,9 @@ async fn content_is_listed_read_and_deleted() {
     assert_eq!(content.read(within("one", past)).await.expect_err("past the end").code(), Code::OutOfRange);
     let statuses = content.list_statuses(within("one", ListStatusesRequest::default())).await.expect("statuses");
     assert!(statuses.into_inner().statuses.is_empty());
-    let filters = vec!["ref==x".to_owned()];
+    let filters = vec!["ref=x".to_owned()];
     let filtered = content.list_statuses(within("one", ListStatusesRequest { filters })).await;
-    assert_eq!(filtered.expect_err("no filters").code(), Code::Unimplemented);
+    assert_eq!(filtered.expect_err("no filter").code(), Code::InvalidArgument);
     content.delete(within("one", DeleteContentRequest { digest: digest.clone() })).await.expect("delete");
     let gone = content.delete(within("one", DeleteContentRequest { digest })).await.expect_err("gone");
     assert_eq!(gone.code(), Code::NotFound);
@@ -183,6 +183,32 @@ async fn images_and_containers_are_told_as_recorded() {
     let first = stream.message().await.expect("a message").expect("a container");
     assert_eq!(first.container.expect("a container").id, "box");
     assert!(stream.message().await.expect("the end").is_none());
+}
+
+#[tokio::test]
+async fn a_list_tells_of_what_its_filters_select() {
+    let bench = bench().await;
+    let tenant = bench.tenant("one");
+    for (id, labels) in [("web", &[("app.io/tier", "front")][..]), ("db", &[("app.io/tier", "back")]), ("plain", &[])] {
+        let mut record = ContainerRecord::new(id.parse().expect("an id"));
+        record.labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        record.image = format!("registry.example/{id}:1");
+        record.runtime.name = "io.containerd.runc.v2".into();
+        tenant.containers().create(record, Durability::Crash).await.expect("create");
+    }
+    let mut containers = ContainersClient::new(bench.channel.clone());
+    for (filters, wanted) in [
+        (&["id==web"][..], &["web"][..]),
+        (&["id==web", "id==db"], &["db", "web"]),
+        (&["labels.\"app.io/tier\""], &["db", "web"]),
+        (&["labels.\"app.io/tier\"!=front"], &["db", "plain"]),
+        (&["runtime.name==io.containerd.runc.v2,image~=/(web|plain):1$/"], &["plain", "web"]),
+        (&["runtime.name==other"], &[]),
+    ] {
+        let filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
+        let list = containers.list(within("one", ListContainersRequest { filters })).await.expect("list").into_inner();
+        assert_eq!(list.containers.iter().map(|container| container.id.as_str()).collect::<Vec<_>>(), wanted);
+    }
 }
 
 #[tokio::test]
