@@ -1,10 +1,13 @@
-//! Turns `protos/cri.proto` into Rust, without `protoc`.
+//! Turns `protos/` into Rust, without `protoc`.
 
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=protos/cri.proto");
-    let schema = protox::compile(["cri.proto"], ["protos"])?;
+    let files = ["cri.proto", "nri.proto", "ttrpc.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed=protos/{file}");
+    }
+    let schema = protox::compile(files, ["protos"])?;
     tonic_prost_build::configure()
         .build_transport(true)
         .build_client(true)

@@ -4,6 +4,7 @@
 //! only crate where `unsafe` may stand, and each block says why it is needed and why it is sound.
 
 pub mod cgroup;
+pub mod disk;
 pub mod enter;
 pub mod environment;
 pub mod fs;

@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use windlass_cri::{NriConfig, StreamingConfig, Tls};
 use windlass_model::{Id, Namespace};
 
 /// Where the file lies unless `--config` says otherwise; it need not exist.
@@ -58,8 +60,12 @@ pub struct RawCri {
     pub default_runtime: String,
     /// The images that are never to be removed by the kubelet.
     pub pinned_images: Vec<String>,
+    /// The longest piece of a container's line in one entry of its log, in bytes.
+    pub max_container_log_line_size: usize,
     /// Pod networks.
     pub cni: RawCni,
+    /// Plugins of the Node Resource Interface.
+    pub nri: RawNri,
     /// Handlers by name.
     pub runtimes: BTreeMap<String, RawRuntime>,
     /// The exec, attach and port-forward server.
@@ -74,6 +80,27 @@ pub struct RawCni {
     pub conf_dir: PathBuf,
     /// Where the plugins are, in order.
     pub bin_dirs: Vec<PathBuf>,
+    /// What a conflist is made from when the kubelet tells the node's address ranges; empty: none is made.
+    #[serde(skip_serializing_if = "path_is_empty")]
+    pub conf_template: PathBuf,
+}
+
+/// `[cri.nri]` as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawNri {
+    /// Whether there are plugins at all.
+    pub enable: bool,
+    /// Where they connect.
+    pub socket: PathBuf,
+    /// Those that are started with the daemon: executables called `NN-name`.
+    pub plugin_dir: PathBuf,
+    /// Their configuration: `NN-name.conf` or `name.conf`.
+    pub plugin_config_dir: PathBuf,
+    /// Milliseconds from a plugin's connection to its registration.
+    pub registration_timeout_ms: u64,
+    /// Milliseconds that a plugin has for each answer.
+    pub request_timeout_ms: u64,
 }
 
 /// `[cri.runtimes.<name>]` as written.
@@ -94,6 +121,33 @@ pub struct RawRuntime {
 pub struct RawStreaming {
     /// `host:port`; port 0 takes a free one.
     pub address: String,
+    /// Seconds after which a still connection is closed.
+    pub idle_timeout: u64,
+    /// `off`, `self-signed` or `files`.
+    pub tls: TlsMode,
+    /// The certificate chain in PEM, with `files`.
+    #[serde(skip_serializing_if = "path_is_empty")]
+    pub cert: PathBuf,
+    /// Its private key in PEM, with `files`.
+    #[serde(skip_serializing_if = "path_is_empty")]
+    pub key: PathBuf,
+}
+
+fn path_is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+/// How streaming connections are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// Not at all.
+    #[default]
+    Off,
+    /// With a certificate made at each start.
+    SelfSigned,
+    /// With one from files.
+    Files,
 }
 
 /// `[registry]` as written.
@@ -183,12 +237,14 @@ pub struct Cri {
     pub runtimes: BTreeMap<String, Runtime>,
     /// References, `beginning*` or `*part*`; the server checks them.
     pub pinned_images: Vec<String>,
+    /// Plugins of the Node Resource Interface; `None`: none.
+    pub nri: Option<NriConfig>,
     /// Where the conflists are.
     pub cni_conf_dir: PathBuf,
     /// Where the plugins are.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// Where exec, attach and port-forward are served.
-    pub streaming: SocketAddr,
+    pub streaming: StreamingConfig,
 }
 
 /// A checked handler.
@@ -224,7 +280,9 @@ impl Default for RawCri {
             cgroup_driver: CgroupDriver::Auto,
             default_runtime: "windlass".into(),
             pinned_images: Vec::new(),
+            max_container_log_line_size: 16 * 1024,
             cni: RawCni::default(),
+            nri: RawNri::default(),
             runtimes: BTreeMap::from([("windlass".into(), RawRuntime::default()), ("runc".into(), runc)]),
             streaming: RawStreaming::default(),
         }
@@ -237,9 +295,28 @@ impl Default for RawCni {
     }
 }
 
+impl Default for RawNri {
+    fn default() -> Self {
+        Self {
+            enable: false,
+            socket: "/var/run/nri/nri.sock".into(),
+            plugin_dir: "/opt/nri/plugins".into(),
+            plugin_config_dir: "/etc/nri/conf.d".into(),
+            registration_timeout_ms: 5000,
+            request_timeout_ms: 2000,
+        }
+    }
+}
+
 impl Default for RawStreaming {
     fn default() -> Self {
-        Self { address: "127.0.0.1:0".into() }
+        Self {
+            address: "127.0.0.1:0".into(),
+            idle_timeout: 4 * 3600,
+            tls: TlsMode::Off,
+            cert: PathBuf::new(),
+            key: PathBuf::new(),
+        }
     }
 }
 
@@ -314,7 +391,8 @@ impl Raw {
 
 impl RawCri {
     fn check(self) -> Result<Cri> {
-        let Self { namespace, snapshotter, cgroup_driver, default_runtime, pinned_images, cni, runtimes, streaming } = self;
+        let Self { namespace, snapshotter, cgroup_driver, default_runtime, pinned_images, cni, nri, runtimes, streaming, .. } = self;
+        let max_log_line = self.max_container_log_line_size;
         ensure!(
             matches!(snapshotter.as_str(), "overlay" | "native"),
             "cri.snapshotter: {snapshotter:?} is not a driver: overlay or native"
@@ -338,9 +416,47 @@ impl RawCri {
             default_runtime,
             runtimes,
             pinned_images,
+            nri: nri.check()?,
             cni_conf_dir: absolute("cri.cni.conf_dir", &cni.conf_dir)?,
             cni_bin_dirs: cni.bin_dirs.iter().map(|dir| absolute("cri.cni.bin_dirs", dir)).collect::<Result<_>>()?,
-            streaming: socket_address("cri.streaming.address", &streaming.address)?,
+            streaming: streaming.check()?,
+        })
+    }
+}
+
+impl RawNri {
+    fn check(self) -> Result<Option<NriConfig>> {
+        let Self { enable, socket, plugin_dir, plugin_config_dir, registration_timeout_ms, request_timeout_ms } = self;
+        let config = NriConfig {
+            socket: absolute("cri.nri.socket", &socket)?,
+            plugin_dir: absolute("cri.nri.plugin_dir", &plugin_dir)?,
+            plugin_config_dir: absolute("cri.nri.plugin_config_dir", &plugin_config_dir)?,
+            registration_timeout: Duration::from_millis(registration_timeout_ms),
+            request_timeout: Duration::from_millis(request_timeout_ms),
+        };
+        ensure!(registration_timeout_ms > 0, "cri.nri.registration_timeout_ms: no plugin registers in no time");
+        ensure!(request_timeout_ms > 0, "cri.nri.request_timeout_ms: no plugin answers in no time");
+        Ok(enable.then_some(config))
+    }
+}
+
+impl RawStreaming {
+    fn check(self) -> Result<StreamingConfig> {
+        let Self { address, idle_timeout, tls, cert, key } = self;
+        ensure!(idle_timeout > 0, "cri.streaming.idle_timeout: 0 seconds would close every connection at once");
+        let named = !path_is_empty(&cert) || !path_is_empty(&key);
+        ensure!(!named || tls == TlsMode::Files, "cri.streaming.cert and key are for tls = \"files\"");
+        Ok(StreamingConfig {
+            address: socket_address("cri.streaming.address", &address)?,
+            idle: Duration::from_secs(idle_timeout),
+            tls: match tls {
+                TlsMode::Off => Tls::Off,
+                TlsMode::SelfSigned => Tls::SelfSigned,
+                TlsMode::Files => Tls::Files {
+                    cert: absolute("cri.streaming.cert", &cert)?,
+                    key: absolute("cri.streaming.key", &key)?,
+                },
+            },
         })
     }
 }
@@ -418,6 +534,12 @@ mod tests {
             ("[cri]\ndefault_runtime = \"kata\"", "cri.runtimes.kata"),
             ("[cri.runtimes.windlass]\nbinary = \"/a\"\nshim = \"b\"", "cri.runtimes.windlass"),
             ("[cri.streaming]\naddress = \"here\"", "cri.streaming.address"),
+            ("[cri.streaming]\nidle_timeout = 0", "cri.streaming.idle_timeout"),
+            ("[cri.streaming]\ntls = \"on\"", "line 2"),
+            ("[cri.streaming]\ntls = \"files\"\ncert = \"/a\"", "cri.streaming.key"),
+            ("[cri.streaming]\ncert = \"/a\"", "cri.streaming.cert"),
+            ("[cri.nri]\nsocket = \"nri.sock\"", "cri.nri.socket"),
+            ("[cri.nri]\nrequest_timeout_ms = 0", "cri.nri.request_timeout_ms"),
             ("[metrics]\naddress = \":1338\"", "metrics.address"),
             ("[[tenant]]\nnamespace = \"moby\"\nsocket = \"/a\"", "not built"),
         ] {

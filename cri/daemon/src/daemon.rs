@@ -43,7 +43,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let core = Core::open(options(&config)?).await?;
     let mut services = JoinSet::new();
-    let stop = CancellationToken::new();
+    let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
     services.spawn(tasks::serve_events(core.roster().clone(), events, stop.clone()));
     if let Some(listener) = metrics {
         let (serving, over) = (metrics::serve(listener, core.roster().clone()), stop.clone());
@@ -55,10 +55,17 @@ pub async fn run(config: Config) -> Result<()> {
 
     let tenant = core.tenant(config.cri.namespace.clone());
     let server = Server::new(server_config(&config), tenant)?;
+    let streaming = server.bind_streaming().await?;
     server.recover().await.context("recover the pods")?;
+    services.spawn({
+        let serving = server.clone().serve_streaming(streaming, drain.clone());
+        async move {
+            serving.await;
+            Ok(())
+        }
+    });
 
-    let drain = CancellationToken::new();
-    let grpc = tokio::spawn(serve_grpc(server, &core, grpc, drain.clone()));
+    let grpc = tokio::spawn(serve_grpc(server.clone(), &core, grpc, drain.clone()));
     systemd.send(Notice::Ready);
     tracing::info!(
         address = %config.address.display(),
@@ -72,10 +79,12 @@ pub async fn run(config: Config) -> Result<()> {
     tracing::info!(signal = name, "windlassd stops; pods stay");
     systemd.send(Notice::Stopping);
     drain.cancel();
+    server.end_streams();
     match tokio::time::timeout(DRAIN, grpc).await {
         Ok(ended) => ended.context("serve gRPC")??,
         Err(_) => tracing::warn!("calls were still in flight after {} s and are cut off", DRAIN.as_secs()),
     }
+    server.stop_nri().await;
     stop.cancel();
     while let Some(ended) = services.join_next().await {
         if let Err(error) = ended.context("a service ended badly").and_then(|ended| Ok(ended?)) {
@@ -116,9 +125,10 @@ fn server_config(config: &Config) -> ServerConfig {
         default_runtime: cri.default_runtime.clone(),
         runtimes: cri.runtimes.iter().map(runtime).collect(),
         pinned_images: cri.pinned_images.clone(),
+        nri: cri.nri.clone(),
         cni_conf_dir: cri.cni_conf_dir.clone(),
         cni_bin_dirs: cri.cni_bin_dirs.clone(),
-        streaming: cri.streaming,
+        streaming: cri.streaming.clone(),
     }
 }
 

@@ -83,7 +83,10 @@ async fn listen(server: Weak<Server>, mut receiver: windlass_engine::events::Rec
                 match received {
                     Received::Event(envelope) if envelope.namespace == *server.tenant.namespace() => {
                         if let Some(ended) = take(&server, &envelope.event).await {
-                            clean_ups.spawn(async move { server.free_task(ended).await });
+                            clean_ups.spawn(async move {
+                                server.nri_stop_container(&ended).await;
+                                server.free_task(ended).await;
+                            });
                         }
                     }
                     Received::Event(_) => {}
@@ -106,6 +109,10 @@ async fn take(server: &Server, event: &Event) -> Option<Id> {
         }
         Event::TaskOom { container } => {
             server.container_oom(container).await;
+            None
+        }
+        Event::SandboxExit { id, .. } => {
+            server.announce_death(id).await;
             None
         }
         _ => None,

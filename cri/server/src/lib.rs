@@ -3,17 +3,24 @@
 //! A call enters in [`server`], one line per RPC, and goes to the file that has the verb's name: `pod/run.rs`,
 //! `container/create.rs`, `image/pull.rs`. Plans check a request and touch nothing, ladders act, records remember.
 
+mod announce;
 mod codes;
 mod container;
 mod events;
 mod image;
 mod instrument;
+mod metrics;
 mod names;
 mod network;
 mod node;
+mod nri;
 mod pod;
 mod recover;
 mod server;
+mod stats;
+mod stream;
 mod streaming;
 
+pub use nri::NriConfig;
 pub use server::{CgroupDriver, Rpc, Runtime, Server, ServerConfig};
+pub use streaming::{Listener, StreamingConfig, Tls};

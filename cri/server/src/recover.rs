@@ -22,6 +22,8 @@ impl Server {
         for pod in self.pods.all() {
             self.recover_pod(&pod);
         }
+        self.start_nri().await?;
+        self.watch_processors();
         let server = self.clone();
         // Ends with its work; nothing waits for it.
         tokio::task::spawn_blocking(move || server.sweep());

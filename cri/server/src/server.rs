@@ -1,7 +1,6 @@
 //! What a CRI server is made of, and one line per RPC that leads to the verb's file.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,13 +13,17 @@ use windlass_engine::Tenant;
 use windlass_engine::events::Receiver;
 use windlass_model::{Error, Result};
 
+use crate::announce::{EventStream, Listeners};
 use crate::container::Containers;
 use crate::image::{Measures, Pins};
 use crate::instrument;
 use crate::names::Verbs;
 use crate::network::Network;
+use crate::nri::{Nri, NriConfig};
 use crate::pod::Pods;
-use crate::streaming::Streaming;
+use crate::stats::Stats;
+use crate::stream::Batches;
+use crate::streaming::{Streaming, StreamingConfig};
 
 /// Who makes cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +64,10 @@ pub struct ServerConfig {
     pub cni_bin_dirs: Vec<PathBuf>,
     /// The images that the kubelet must not remove: references, `beginning*` or `*part*`.
     pub pinned_images: Vec<String>,
+    /// Plugins of the Node Resource Interface; `None`: none.
+    pub nri: Option<NriConfig>,
     /// Where exec, attach and port-forward are served.
-    pub streaming: SocketAddr,
+    pub streaming: StreamingConfig,
 }
 
 /// The CRI server of one tenant.
@@ -73,8 +78,11 @@ pub struct Server {
     pub(crate) network: Network,
     pub(crate) pods: Pods,
     pub(crate) containers: Containers,
+    pub(crate) listeners: Listeners,
     pub(crate) measures: Measures,
+    pub(crate) stats: Stats,
     pub(crate) pins: Pins,
+    pub(crate) nri: Nri,
     pub(crate) streaming: Streaming,
     /// What has happened since the server was made; the listener takes it.
     pub(crate) happened: Mutex<Option<Receiver>>,
@@ -103,8 +111,11 @@ impl Server {
             verbs: Verbs::default(),
             pods: Pods::default(),
             containers: Containers::default(),
+            listeners: Listeners::default(),
             measures: Measures::default(),
+            stats: Stats::default(),
             pins: Pins::parse(&config.pinned_images)?,
+            nri: Nri::default(),
             streaming: Streaming::default(),
             happened: Mutex::new(Some(tenant.events().subscribe())),
             network,
@@ -221,40 +232,40 @@ impl RuntimeService for Rpc {
     }
 
     async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        instrument::query("Exec", request, |_| unbuilt("Exec")).await
+        instrument::query("Exec", request, |request| self.0.exec(request)).await
     }
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        instrument::query("Attach", request, |_| unbuilt("Attach")).await
+        instrument::query("Attach", request, |request| self.0.attach(request)).await
     }
 
     async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
-        instrument::query("PortForward", request, |_| unbuilt("PortForward")).await
+        instrument::query("PortForward", request, |request| self.0.port_forward(request)).await
     }
 
     async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
-        instrument::query("ContainerStats", request, |_| unbuilt("ContainerStats")).await
+        instrument::query("ContainerStats", request, |request| self.0.container_stats(request)).await
     }
 
     async fn list_container_stats(
         &self,
         request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        instrument::query("ListContainerStats", request, |_| unbuilt("ListContainerStats")).await
+        instrument::query("ListContainerStats", request, |request| self.0.list_container_stats(request)).await
     }
 
     async fn pod_sandbox_stats(
         &self,
         request: Request<v1::PodSandboxStatsRequest>,
     ) -> Answer<v1::PodSandboxStatsResponse> {
-        instrument::query("PodSandboxStats", request, |_| unbuilt("PodSandboxStats")).await
+        instrument::query("PodSandboxStats", request, |request| self.0.pod_sandbox_stats(request)).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
         request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        instrument::query("ListPodSandboxStats", request, |_| unbuilt("ListPodSandboxStats")).await
+        instrument::query("ListPodSandboxStats", request, |request| self.0.list_pod_sandbox_stats(request)).await
     }
 
     async fn update_runtime_config(
@@ -279,14 +290,14 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        instrument::query("ListMetricDescriptors", request, |_| unbuilt("ListMetricDescriptors")).await
+        instrument::query("ListMetricDescriptors", request, |request| self.0.list_metric_descriptors(request)).await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        instrument::query("ListPodSandboxMetrics", request, |_| unbuilt("ListPodSandboxMetrics")).await
+        instrument::query("ListPodSandboxMetrics", request, |request| self.0.list_pod_sandbox_metrics(request)).await
     }
 
     async fn runtime_config(&self, request: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
@@ -300,58 +311,58 @@ impl RuntimeService for Rpc {
         instrument::query("UpdatePodSandboxResources", request, |_| unbuilt("UpdatePodSandboxResources")).await
     }
 
-    type StreamPodSandboxesStream = Unbuilt<v1::StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = Batches<v1::PodSandbox, v1::StreamPodSandboxesResponse>;
 
     async fn stream_pod_sandboxes(
         &self,
         request: Request<v1::StreamPodSandboxesRequest>,
-    ) -> Answer<Unbuilt<v1::StreamPodSandboxesResponse>> {
-        instrument::query("StreamPodSandboxes", request, |_| unbuilt("StreamPodSandboxes")).await
+    ) -> Answer<Batches<v1::PodSandbox, v1::StreamPodSandboxesResponse>> {
+        instrument::query("StreamPodSandboxes", request, |request| self.0.stream_pod_sandboxes(request)).await
     }
 
-    type StreamContainersStream = Unbuilt<v1::StreamContainersResponse>;
+    type StreamContainersStream = Batches<v1::Container, v1::StreamContainersResponse>;
 
     async fn stream_containers(
         &self,
         request: Request<v1::StreamContainersRequest>,
-    ) -> Answer<Unbuilt<v1::StreamContainersResponse>> {
-        instrument::query("StreamContainers", request, |_| unbuilt("StreamContainers")).await
+    ) -> Answer<Batches<v1::Container, v1::StreamContainersResponse>> {
+        instrument::query("StreamContainers", request, |request| self.0.stream_containers(request)).await
     }
 
-    type StreamContainerStatsStream = Unbuilt<v1::StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = Batches<v1::ContainerStats, v1::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
         request: Request<v1::StreamContainerStatsRequest>,
-    ) -> Answer<Unbuilt<v1::StreamContainerStatsResponse>> {
-        instrument::query("StreamContainerStats", request, |_| unbuilt("StreamContainerStats")).await
+    ) -> Answer<Batches<v1::ContainerStats, v1::StreamContainerStatsResponse>> {
+        instrument::query("StreamContainerStats", request, |request| self.0.stream_container_stats(request)).await
     }
 
-    type StreamPodSandboxStatsStream = Unbuilt<v1::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = Batches<v1::PodSandboxStats, v1::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
         request: Request<v1::StreamPodSandboxStatsRequest>,
-    ) -> Answer<Unbuilt<v1::StreamPodSandboxStatsResponse>> {
-        instrument::query("StreamPodSandboxStats", request, |_| unbuilt("StreamPodSandboxStats")).await
+    ) -> Answer<Batches<v1::PodSandboxStats, v1::StreamPodSandboxStatsResponse>> {
+        instrument::query("StreamPodSandboxStats", request, |request| self.0.stream_pod_sandbox_stats(request)).await
     }
 
-    type StreamPodSandboxMetricsStream = Unbuilt<v1::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Batches<v1::PodSandboxMetrics, v1::StreamPodSandboxMetricsResponse>;
 
     async fn stream_pod_sandbox_metrics(
         &self,
         request: Request<v1::StreamPodSandboxMetricsRequest>,
-    ) -> Answer<Unbuilt<v1::StreamPodSandboxMetricsResponse>> {
-        instrument::query("StreamPodSandboxMetrics", request, |_| unbuilt("StreamPodSandboxMetrics")).await
+    ) -> Answer<Batches<v1::PodSandboxMetrics, v1::StreamPodSandboxMetricsResponse>> {
+        instrument::query("StreamPodSandboxMetrics", request, |request| self.0.stream_pod_sandbox_metrics(request)).await
     }
 
-    type GetContainerEventsStream = Unbuilt<v1::ContainerEventResponse>;
+    type GetContainerEventsStream = EventStream;
 
     async fn get_container_events(
         &self,
         request: Request<v1::GetEventsRequest>,
-    ) -> Answer<Unbuilt<v1::ContainerEventResponse>> {
-        instrument::query("GetContainerEvents", request, |_| unbuilt("GetContainerEvents")).await
+    ) -> Answer<EventStream> {
+        instrument::query("GetContainerEvents", request, |request| self.0.get_container_events(request)).await
     }
 }
 
@@ -377,12 +388,12 @@ impl ImageService for Rpc {
         instrument::query("ImageFsInfo", request, |request| self.0.image_fs_info(request)).await
     }
 
-    type StreamImagesStream = Unbuilt<v1::StreamImagesResponse>;
+    type StreamImagesStream = Batches<v1::Image, v1::StreamImagesResponse>;
 
     async fn stream_images(
         &self,
         request: Request<v1::StreamImagesRequest>,
-    ) -> Answer<Unbuilt<v1::StreamImagesResponse>> {
-        instrument::query("StreamImages", request, |_| unbuilt("StreamImages")).await
+    ) -> Answer<Batches<v1::Image, v1::StreamImagesResponse>> {
+        instrument::query("StreamImages", request, |request| self.0.stream_images(request)).await
     }
 }

@@ -1,5 +1,6 @@
 //! A container's way up, each rung recorded before it is tried, and the one way down from any of them.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use futures::future::join_all;
 use windlass_cri_api::v1;
 use windlass_engine::Durability;
 use windlass_model::snapshotter::Labels;
-use windlass_model::{Error, Id, Mount, Result, Timestamp};
+use windlass_model::{Context as _, Error, Id, Mount, Result, Timestamp};
+use windlass_sys::idmap::IdMap;
 
 use super::create::{Order, ignore_missing};
 use super::record::{Container, Rung, Step, User};
@@ -17,6 +19,7 @@ use super::user::{self, Databases};
 use super::volume;
 use super::{blocking, signal};
 use crate::Server;
+use crate::nri::Told;
 
 /// How long a killed container may take to end.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -34,15 +37,26 @@ impl Server {
         let folder = self.container_folder(id);
         let found = blocking(move || {
             let user = find_user(&order, &mounts)?;
+            if let Some(map) = order.pod.users() {
+                fit(&map, &user, &mounts)?;
+            }
             volume::make(&folder, &order.defaults.volumes, &order.config, &mounts)?;
             Ok(user)
         })
         .await?;
-        self.change_container(id, move |container| {
-            container.user = found;
-            container.advance(Step::Create)
-        })
-        .await
+        let entry = self.nri.entry().await;
+        let wanted = self.nri_create_container(&Container { user: found.clone(), ..(*reserved).clone() }).await?;
+        let container = self
+            .change_container(id, move |container| {
+                container.user = found;
+                container.adjust(wanted.as_ref());
+                container.advance(Step::Create)
+            })
+            .await?;
+        drop(entry);
+        self.nri_note(Told::Created, id).await;
+        self.announce_step(&container, &Step::Create).await;
+        Ok(container)
     }
 
     /// Takes the name and names the snapshot.
@@ -60,6 +74,7 @@ impl Server {
             image_ref: order.image_ref.clone(),
             defaults: order.defaults.clone(),
             image_volumes: order.image_volumes.clone(),
+            adjustment: String::new(),
             user: User::default(),
             stop_signal: asked.or(image).unwrap_or(signal::TERM),
             handler: order.pod.handler.clone(),
@@ -85,6 +100,10 @@ impl Server {
             ignore_missing(self.step_container(id, Step::Remove).await)?;
         }
         self.end_task(id).await?;
+        if container.may_run() {
+            self.announce_container_stopped(&container).await;
+        }
+        self.nri_remove_container(id).await;
         self.detach_image_volumes(&container).await?;
         ignore_missing(self.tenant.snapshots(&container.snapshotter)?.remove(id.as_str()).await)?;
         if !container.defaults.volumes.is_empty() {
@@ -93,6 +112,9 @@ impl Server {
         }
         ignore_missing(self.tenant.containers().delete(id, Durability::Crash).await)?;
         self.containers.forget(id);
+        if container.is_visible() {
+            self.announce_container_deleted(&container).await;
+        }
         Ok(())
     }
 
@@ -142,6 +164,24 @@ impl Server {
     pub(super) fn container_folder(&self, id: &Id) -> PathBuf {
         self.config.root.join("cri").join("containers").join(id)
     }
+}
+
+/// Gives the writable layer to root of the pod's user namespace, and refuses a user that is nobody there.
+fn fit(map: &IdMap, user: &User, mounts: &[Mount]) -> Result<()> {
+    let strange = map.uid(user.uid).is_none() || user.groups.iter().chain([&user.gid]).any(|gid| map.gid(*gid).is_none());
+    if strange {
+        let User { uid, gid, .. } = user;
+        return Err(Error::invalid(format!("user {uid} and group {gid} of the image, or one of the user's groups, have no place in the pod's user namespace")));
+    }
+    // The layers below are mounted under other ids, but what is written is written under the ids outside.
+    let upper = mounts.iter().flat_map(|mount| &mount.options).filter_map(|option| option.strip_prefix("upperdir="));
+    for folder in upper {
+        let doing = || format!("give {folder} to root of the pod's user namespace");
+        let meta = std::fs::symlink_metadata(folder).context(doing)?;
+        let (uid, gid) = (map.uid(meta.uid()), map.gid(meta.gid()));
+        std::os::unix::fs::lchown(folder, uid, gid).context(doing)?;
+    }
+    Ok(())
 }
 
 /// Whom the container runs as, with the image's databases read only where they are needed.

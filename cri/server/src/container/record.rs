@@ -6,11 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use windlass_cri_api::nri::ContainerAdjustment;
 use windlass_cri_api::v1;
 use windlass_engine::{ContainerRecord, TypedBytes};
 use windlass_model::{Context as _, Error, Id, Result, Timestamp};
 
 use super::image_volume::{self, ImageVolume};
+use super::spec::resources::merge;
 
 /// The extension of a container record that holds a [`Container`].
 pub(crate) const EXTENSION: &str = "windlass.cri.container";
@@ -132,6 +134,9 @@ pub(crate) struct Container {
     /// The images that are mounted into it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) image_volumes: Vec<ImageVolume>,
+    /// What plugins want of it: a `ContainerAdjustment` of the Node Resource Interface, in base64; empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) adjustment: String,
     /// Whom it runs as.
     pub(crate) user: User,
     /// The signal that asks it to end.
@@ -222,6 +227,28 @@ impl Container {
         self.config.linux.get_or_insert_default().resources = Some(limits);
     }
 
+    /// Keeps what plugins want of the container; its limits become what they are then.
+    pub(crate) fn adjust(&mut self, wanted: Option<&ContainerAdjustment>) {
+        let Some(wanted) = wanted else { return };
+        self.adjustment = STANDARD.encode(wanted.encode_to_vec());
+        if let Some(resources) = wanted.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
+            self.set_limits(merge(&self.limits(), &crate::nri::cri_resources(resources)));
+        }
+    }
+
+    /// What plugins want of the container.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::DataLoss`] where the record holds something else.
+    pub(crate) fn adjustment(&self) -> Result<Option<ContainerAdjustment>> {
+        if self.adjustment.is_empty() {
+            return Ok(None);
+        }
+        let broken = |error: String| Error::data_loss(format!("the record of container {}: {error}", self.id));
+        let bytes = STANDARD.decode(&self.adjustment).map_err(|error| broken(error.to_string()))?;
+        ContainerAdjustment::decode(bytes.as_slice()).map(Some).map_err(|error| broken(error.to_string()))
+    }
+
     /// What the CRI calls the state.
     pub(crate) fn state(&self) -> v1::ContainerState {
         match self.rung {
@@ -308,6 +335,7 @@ pub(crate) mod tests {
             image_ref: "sha256:00".into(),
             defaults: ImageDefaults::default(),
             image_volumes: Vec::new(),
+            adjustment: String::new(),
             user: User::default(),
             stop_signal: 15,
             handler: "windlass".into(),

@@ -3,19 +3,28 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use oci_spec::runtime::Spec;
+use serde_json::Value;
 use windlass_cri_api::v1;
 use windlass_engine::tasks::{CreateTask, TaskRuntime};
 use windlass_model::{Context as _, Error, Id, Result, Timestamp};
 
 use super::record::{Container, EXIT_NOT_STARTED, End, Rung, Step};
 use super::spec::build::{self, Parts};
+use super::spec::resources;
 use super::spec::{Host, PodFacts, make_sources};
 use super::{blocking, image_volume, volume};
-use crate::pod::{Pod, PodFiles};
+use crate::nri::{Skills, Told};
+use crate::pod::{Pod, PodFiles, users};
 use crate::{CgroupDriver, Server};
 
 /// The longest piece of a line in one entry of a log, in bytes, as containerd has it.
 const MAX_LINE: usize = 16 * 1024;
+
+/// A stream of the task that leads to those who attach.
+const ATTACH: &str = "attach://";
+/// An input that ends with the first client's.
+const ATTACH_ONCE: &str = "attach://once";
 
 /// The machine, looked at once.
 pub(super) fn host() -> &'static Host {
@@ -45,7 +54,11 @@ impl Server {
         let pod = self.ready_pod(container.pod.as_str()).await?;
         let container = self.step_container(id, Step::Start).await?;
         match self.run(&container, &pod).await {
-            Ok((pid, at)) => self.step_container(id, Step::Run { pid, at }).await.map(drop),
+            Ok((pid, at)) => {
+                self.step_container(id, Step::Run { pid, at }).await?;
+                self.nri_note(Told::Started, id).await;
+                Ok(())
+            }
             Err(error) => {
                 let end = End {
                     code: EXIT_NOT_STARTED,
@@ -59,6 +72,7 @@ impl Server {
                 if let Err(left) = self.end_task(id).await {
                     tracing::warn!(container = %id, error = %left, "a task that did not start left something behind");
                 }
+                self.nri_stop_container(id).await;
                 Err(error)
             }
         }
@@ -67,11 +81,17 @@ impl Server {
     /// Makes and starts the task; answers its process and a moment before that ran.
     async fn run(&self, container: &Arc<Container>, pod: &Arc<Pod>) -> Result<(u32, Timestamp)> {
         let tasks = self.tenant.tasks();
-        let target = self.target_of(container)?;
-        let facts = self.pod_facts(pod, tasks.sandbox_pid(&pod.id).await?);
-        let rootfs = self.tenant.snapshots(&container.snapshotter)?.mounts(container.id.as_str()).await?;
-        let spec = self.write_spec(container, facts, pod.cgroup_parent.clone(), target).await?;
-        let log = container.log_path.as_deref().map(log_uri).unwrap_or_default();
+        let mut rootfs = self.tenant.snapshots(&container.snapshotter)?.mounts(container.id.as_str()).await?;
+        if let Some((map, _)) = &facts.users {
+            rootfs.iter_mut().for_each(|mount| mount.options.extend(map.options()));
+        }
+        let spec = match container.adjustment.as_str() {
+            "" => serde_json::to_vec(&self.specify(container).await?),
+            _ => serde_json::to_vec(&self.adjusted_spec(container).await?),
+        };
+        let spec = spec.map_err(|error| Error::internal(format!("write the specification: {error}")))?;
+        // Without a log the output is still there for those who attach.
+        let log = container.log_path.as_deref().map_or_else(|| ATTACH.to_owned(), log_uri);
         let runtime = self.config.runtimes.get(&container.handler).cloned().unwrap_or_default();
         let request = CreateTask {
             id: container.id.clone(),
@@ -79,7 +99,7 @@ impl Server {
             spec,
             rootfs,
             terminal: container.config.tty,
-            stdin: String::new(),
+            stdin: input_uri(&container.config).to_owned(),
             stdout: log.clone(),
             stderr: if container.config.tty { String::new() } else { log },
             runtime: TaskRuntime {
@@ -89,19 +109,33 @@ impl Server {
             },
         };
         tasks.create(request).await?;
+        self.nri_tell(Told::Starting, &container.id).await?;
         let at = Timestamp::now();
         let pid = tasks.start(&container.id).await?;
         Ok((pid, at))
     }
 
-    /// The specification as JSON; makes the folders that it needs on the host.
-    async fn write_spec(
-        &self,
-        container: &Arc<Container>,
-        facts: PodFacts,
-        cgroup_parent: String,
-        target: Option<u32>,
-    ) -> Result<Vec<u8>> {
+    /// The specification with what plugins want.
+    pub(crate) async fn adjusted_spec(&self, container: &Container) -> Result<Value> {
+        let spec = self.specify(container).await?;
+        let mut spec = serde_json::to_value(&spec)
+            .map_err(|error| Error::internal(format!("write the specification: {error}")))?;
+        if let Some(wanted) = container.adjustment()? {
+            let cdi = |_: &mut Value, names: &[String]| {
+                Err(Error::unimplemented(format!("plugins want CDI devices, which are not built yet: {names:?}")))
+            };
+            let oom_score = |score: i64| resources::oom_score(score, host());
+            crate::nri::apply(&mut spec, &wanted, &Skills { cdi: &cdi, oom_score: &oom_score })?;
+        }
+        Ok(spec)
+    }
+
+    /// The specification; makes the folders that it needs on the host.
+    async fn specify(&self, container: &Container) -> Result<Spec> {
+        let pod = self.pods.find(container.pod.as_str())?;
+        let target = self.target_of(container)?;
+        let facts = self.pod_facts(&pod, self.tenant.tasks().sandbox_pid(&pod.id).await?);
+        let cgroup_parent = pod.cgroup_parent.clone();
         let sources = self.attach_image_volumes(container).await?;
         let (container, driver) = (image_volume::with_sources(container, sources), self.config.cgroup_driver);
         let volumes =
@@ -115,8 +149,7 @@ impl Server {
             facts.files.retain(|(_, source)| source.exists());
             let parts =
                 Parts { pod: &facts, host: host(), driver, cgroup_parent: &cgroup_parent, target, volumes: &volumes };
-            let spec = build::spec(&container, &parts)?;
-            serde_json::to_vec(&spec).map_err(|error| Error::internal(format!("write the specification: {error}")))
+            build::spec(&container, &parts)
         })
         .await
     }
@@ -147,6 +180,7 @@ impl Server {
             id: pod.id.clone(),
             hostname: hostname(pod),
             netns: pod.attachment.as_ref().map(|attachment| attachment.netns.clone()),
+            users: pod.users().map(|map| (map, users::pin(&self.config.state, &pod.id))),
             pid,
             shm: Some(if own_ipc { bundle.join("shm") } else { "/dev/shm".into() }),
             files: vec![
@@ -165,6 +199,15 @@ pub(super) fn hostname(pod: &Pod) -> String {
         return rustix::system::uname().nodename().to_string_lossy().into_owned();
     }
     pod.config.hostname.clone()
+}
+
+/// The task's stdin: open for those who attach, for the first of them only, or at its end.
+fn input_uri(config: &v1::ContainerConfig) -> &'static str {
+    match (config.stdin, config.stdin_once) {
+        (true, true) => ATTACH_ONCE,
+        (true, false) => ATTACH,
+        (false, _) => "",
+    }
 }
 
 /// The task's stdout that stands for a log file: the shim writes it in the CRI's format.

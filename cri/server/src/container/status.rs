@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use windlass_cri_api::v1;
-use windlass_model::{Id, Result};
+use windlass_model::{Error, Id, Result};
 
 use super::{Container, image_volume, signal};
 use crate::Server;
@@ -17,6 +17,9 @@ impl Server {
         request: v1::ContainerStatusRequest,
     ) -> Result<v1::ContainerStatusResponse> {
         let container = self.containers.find(&request.container_id)?;
+        if !container.is_visible() {
+            return Err(Error::not_found(format!("container {} is not made yet", container.id)));
+        }
         let info = if request.verbose { self.container_info(&container) } else { HashMap::new() };
         Ok(v1::ContainerStatusResponse { status: Some(status(&container)), info })
     }
@@ -26,10 +29,18 @@ impl Server {
         self: &Arc<Self>,
         request: v1::ListContainersRequest,
     ) -> Result<v1::ListContainersResponse> {
-        let filter = request.filter.unwrap_or_default();
-        let all = self.containers.all();
-        let passing = all.iter().filter(|container| container.is_visible() && passes(container, &filter));
-        Ok(v1::ListContainersResponse { containers: passing.map(|container| item(container)).collect() })
+        Ok(v1::ListContainersResponse { containers: self.containers_passing(request.filter).collect() })
+    }
+
+    /// What a list or a stream has: a snapshot, put into words one by one.
+    pub(crate) fn containers_passing(
+        &self,
+        filter: Option<v1::ContainerFilter>,
+    ) -> impl Iterator<Item = v1::Container> + use<> {
+        let filter = filter.unwrap_or_default();
+        let mut all = self.containers.all();
+        all.retain(|container| container.is_visible() && passes(container, &filter));
+        all.into_iter().map(|container| item(&container))
     }
 
     /// The status of each container of a pod, oldest first.
@@ -59,7 +70,7 @@ impl Server {
 }
 
 /// True where a container is what `filter` asks for.
-fn passes(container: &Container, filter: &v1::ContainerFilter) -> bool {
+pub(super) fn passes(container: &Container, filter: &v1::ContainerFilter) -> bool {
     let labels = &container.config.labels;
     container.id.as_str().starts_with(&filter.id)
         && container.pod.as_str().starts_with(&filter.pod_sandbox_id)

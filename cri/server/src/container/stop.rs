@@ -27,7 +27,11 @@ impl Server {
         };
         let seconds = u64::try_from(request.timeout).unwrap_or_default();
         let (server, id) = (self.clone(), container.id.clone());
-        let stop = async move { server.stop_within(&id, Duration::from_secs(seconds)).await };
+        let stop = async move {
+            server.stop_within(&id, Duration::from_secs(seconds)).await?;
+            server.nri_stop_container(&id).await;
+            Ok(())
+        };
         self.verbs.join(format!("stop/{}/{seconds}", container.id), "stop", stop).await?;
         Ok(v1::StopContainerResponse {})
     }

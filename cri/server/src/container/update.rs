@@ -16,6 +16,7 @@ use super::record::{Container, Rung};
 use super::spec::resources::{self, cgroup_path};
 use super::start::host;
 use crate::Server;
+use crate::nri::Told;
 
 impl Server {
     /// Changes the limits of a container. Calls for one container take turns.
@@ -42,6 +43,24 @@ impl Server {
     /// [`Kind::FailedPrecondition`] while it is being removed, or where it uses more memory than it is to have; what the
     /// kernel refuses. In each case the old limits are in force.
     async fn change_limits(&self, id: &Id, change: &v1::LinuxContainerResources) -> Result<()> {
+        let container = self.containers.find(id.as_str())?;
+        let change = self.nri_update_container(&container, change.clone()).await?;
+        self.replace_limits(id, &change).await?;
+        self.nri_note(Told::Updated, id).await;
+        Ok(())
+    }
+
+    /// As UpdateContainerResources, for a plugin: plugins are not asked again.
+    pub(crate) async fn set_limits(self: &Arc<Self>, container: &str, change: v1::LinuxContainerResources) -> Result<()> {
+        let container = self.containers.find(container)?;
+        resources::check(&change, "linux")?;
+        resources::check_machine(&change, "linux", host())?;
+        let (server, id) = (self.clone(), container.id.clone());
+        let update = async move { server.replace_limits(&id, &change).await };
+        self.verbs.turn(super::subject(&container.id), "update", update).await
+    }
+
+    async fn replace_limits(&self, id: &Id, change: &v1::LinuxContainerResources) -> Result<()> {
         let container = self.containers.find(id.as_str())?;
         let old = container.limits();
         let new = resources::merge(&old, change);

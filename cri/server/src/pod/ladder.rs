@@ -15,14 +15,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use windlass_engine::Durability;
-use windlass_engine::tasks::BootSandbox;
+use windlass_engine::tasks::{BootSandbox, PodOptions};
 use windlass_model::{Error, Id, Result, Timestamp};
 use windlass_sys::cgroup::Layout;
-use windlass_sys::netns;
+use windlass_sys::idmap::IdMap;
+use windlass_sys::{netns, userns};
 
 use super::plan::PodPlan;
 use super::record::{Pod, PodFiles, Rung, Step};
-use super::{cgroup, files};
+use super::{cgroup, files, users};
 use crate::network::Attachment;
 use crate::{Server, names};
 
@@ -67,7 +68,10 @@ impl Server {
             id: id.clone(),
             shim: plan.runtime.shim,
             netns: pod.attachment.as_ref().map(|attachment| attachment.netns.clone()),
-            options: cgroup::place(plan.options, &pod),
+            options: PodOptions {
+                userns: plan.users.as_ref().map(|_| users::pin(&self.config.state, id)),
+                ..cgroup::place(plan.options, &pod)
+            },
         };
         let attach = async {
             match &pod.attachment {
@@ -79,7 +83,14 @@ impl Server {
         let (attached, booted) = tokio::join!(attach, tasks.boot(boot));
         match (attached, booted) {
             (Ok(result), Ok(_)) => {
-                let steps = result.map(Step::Attach).into_iter().chain([Step::Ready]).collect();
+                let mut steps: Vec<_> = result.map(Step::Attach).into_iter().collect();
+                let _entry = self.nri.entry().await;
+                if self.nri.is_heard() {
+                    // Plugins are told the pod's addresses, and may refuse it.
+                    let pod = self.step_pod(id, std::mem::take(&mut steps)).await?;
+                    self.nri_run_pod(&pod).await?;
+                }
+                steps.push(Step::Ready);
                 self.step_pod(id, steps).await
             }
             (Ok(Some(result)), Err(error)) => {
@@ -101,6 +112,11 @@ impl Server {
         if pod.rung != Rung::Down {
             pod = self.step_pod(id, vec![Step::Down]).await?;
         }
+        if self.nri.is_heard() {
+            // They are told when the containers have ended and the rest is still there.
+            self.kill_containers_of(id).await?;
+            self.nri_stop_pod(&pod).await;
+        }
         let (processes, network) = tokio::join!(self.end_processes(&pod), self.leave_network(&pod));
         let traces = match &processes {
             Ok(()) => self.remove_traces(&pod).await,
@@ -112,12 +128,14 @@ impl Server {
 
     /// Brings a pod down and forgets it with its containers.
     pub(crate) async fn clear_pod(&self, id: &Id) -> Result<()> {
-        self.bring_down(id).await?;
+        let pod = self.bring_down(id).await?;
         self.remove_containers_of(id).await?;
+        self.nri_remove_pod(&pod).await;
         match self.tenant.sandboxes().delete(id, Durability::Crash).await {
             Err(error) if !error.is_not_found() => return Err(error),
             _ => self.pods.forget(id),
         }
+        self.announce_pod_deleted(&pod).await;
         Ok(())
     }
 
@@ -127,9 +145,13 @@ impl Server {
         let paths = PodFiles::of(&self.config.state, &pod.id);
         let pin = pod.attachment.as_ref().map(|attachment| attachment.netns.clone());
         let (hostname, resolv_conf) = (plan.config.hostname.clone(), plan.resolv_conf.clone());
+        let (map, user_pin) = (plan.users.clone(), users::pin(&self.config.state, &pod.id));
         blocking(move || {
-            pin.map_or(Ok(()), |pin| netns::create(&pin))?;
-            files::write(&paths, &hostname, resolv_conf.as_deref())?;
+            match (&map, &pin) {
+                (Some(map), Some(pin)) => userns::create(map, &user_pin, pin)?,
+                (_, pin) => pin.as_deref().map_or(Ok(()), netns::create)?,
+            }
+            files::write(&paths, &hostname, resolv_conf.as_deref(), map.as_ref().map(IdMap::root))?;
             cgroup::prepare(&pod, &Layout::detect()?)
         })
         .await
@@ -152,7 +174,9 @@ impl Server {
     /// Removes files and cgroup.
     async fn remove_traces(&self, pod: &Arc<Pod>) -> Result<()> {
         let (pod, folder) = (pod.clone(), PodFiles::of(&self.config.state, &pod.id).folder);
+        let user_pin = users::pin(&self.config.state, &pod.id);
         blocking(move || {
+            netns::remove(&user_pin)?;
             windlass_sys::fs::remove_tree(&folder)?;
             cgroup::remove(&pod, &Layout::detect()?)
         })

@@ -96,9 +96,10 @@ impl Node {
             default_runtime: "windlass".into(),
             runtimes: [("windlass".to_string(), Runtime::default())].into(),
             pinned_images: Vec::new(),
+            nri: None,
             cni_conf_dir: path("net.d"),
             cni_bin_dirs: vec![folder.to_owned()],
-            streaming: ([127, 0, 0, 1], 0).into(),
+            streaming: crate::streaming::StreamingConfig::default(),
         };
         Server::new(config, core.tenant("k8s.io".parse().unwrap())).unwrap()
     }

@@ -16,9 +16,10 @@ fn server(driver: CgroupDriver) -> ServerConfig {
         default_runtime: "windlass".into(),
         runtimes: [("windlass".to_string(), Runtime::default()), ("runc".to_string(), runc)].into(),
         pinned_images: Vec::new(),
+        nri: None,
         cni_conf_dir: "/nonexistent/net.d".into(),
         cni_bin_dirs: Vec::new(),
-        streaming: ([127, 0, 0, 1], 0).into(),
+        streaming: crate::streaming::StreamingConfig::default(),
     }
 }
 
