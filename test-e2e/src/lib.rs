@@ -5,6 +5,7 @@
 //! before it judges: `WINDLASS_E2E_RUNTIME=containerd cargo nextest run -p windlass-test-e2e`.
 
 pub mod asked;
+pub mod channels;
 pub mod cni;
 pub mod cri;
 pub mod daemon;
@@ -14,6 +15,7 @@ pub mod image;
 pub mod kernel;
 pub mod leaks;
 pub mod newer;
+pub mod nri;
 pub mod node;
 pub mod registry;
 pub mod secure;

@@ -130,7 +130,7 @@ impl Node {
             cgroup_driver: CgroupDriver::of_environment(),
             pause,
             wrap: plan.wrap.iter().map(here).collect(),
-            more_config: plan.more_config.clone(),
+            more_config: here(&plan.more_config),
         };
         setup.write_config()?;
         Ok(setup)

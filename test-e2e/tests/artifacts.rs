@@ -9,12 +9,7 @@ use windlass_test_e2e::{Node, code, cri};
 const KIND: &str = "application/vnd.example.model.v1";
 
 fn volume(image: &str) -> Mount {
-    Mount {
-        container_path: "/model".to_owned(),
-        readonly: true,
-        image: Some(cri::image(image)),
-        ..Default::default()
-    }
+    Mount { container_path: "/model".to_owned(), readonly: true, image: Some(cri::image(image)), ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +41,10 @@ async fn an_artifact_is_a_volume_of_its_files() -> Result<()> {
     let mut what = cri::container("main", &busybox, &["sleep", "3600"]);
     what.mounts.push(volume(&reference));
     let container = node.add(&pod, &config, what).await?;
-    ensure!(node.cri.output(&container, &["ls", "-R", "/model"]).await? == "/model:\ncopy\ndeep\nweights\n\n/model/deep:\ncard.md\n");
+    ensure!(
+        node.cri.output(&container, &["ls", "-R", "/model"]).await?
+            == "/model:\ncopy\ndeep\nweights\n\n/model/deep:\ncard.md\n"
+    );
     ensure!(node.cri.output(&container, &["cat", "/model/copy"]).await? == "many numbers");
     ensure!(node.cri.exec(&container, &["touch", "/model/x"], 20).await?.exit_code != 0);
     ensure!(node.cri.output(&container, &["stat", "-c", "%a %u", "/model/deep/card.md"]).await? == "644 0\n");

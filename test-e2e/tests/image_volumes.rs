@@ -40,7 +40,11 @@ async fn create(
 /// Two layers, so that the volume is an overlay: the upper hides a file of the lower, and links try to leave.
 fn data() -> Result<Image> {
     let lower = Layer::write(Compression::Gzip, |layer| {
-        layer.dir("share", 0o755)?.file("share/gone", 0o644, b"low")?.file("share/kept", 0o755, b"#!/bin/sh\necho ran\n")?;
+        layer.dir("share", 0o755)?.file("share/gone", 0o644, b"low")?.file(
+            "share/kept",
+            0o755,
+            b"#!/bin/sh\necho ran\n",
+        )?;
         layer.symlink("inside", "share")?.symlink("outside", "../../../../../../../../etc")?.symlink("root", "/")?;
         Ok(())
     })?;

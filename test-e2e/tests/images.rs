@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use windlass_test_e2e::image::{Compression, Image, Layer, Recipe};
-use windlass_test_e2e::newer::{self, IMAGES, Bytes};
+use windlass_test_e2e::newer::{self, Bytes, IMAGES};
 use windlass_test_e2e::node::Plan;
 use windlass_test_e2e::words::{Int64Value, ListImagesRequest};
 use windlass_test_e2e::{Node, cri};
@@ -93,7 +93,8 @@ async fn users_pins_and_labels_are_told() -> Result<()> {
     // A pin holds for images that are here already.
     let host = node.registry.host().to_owned();
     let config = std::fs::read_to_string(&node.setup.config)?;
-    let pinned = config.replacen("[cri]\n", &format!("[cri]\npinned_images = [\"{host}/user:1\", \"{host}/pin*\"]\n"), 1);
+    let pinned =
+        config.replacen("[cri]\n", &format!("[cri]\npinned_images = [\"{host}/user:1\", \"{host}/pin*\"]\n"), 1);
     ensure!(pinned != config, "the configuration has no [cri]");
     std::fs::write(&node.setup.config, pinned)?;
     node.restart().await?;
