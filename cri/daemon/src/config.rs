@@ -21,6 +21,8 @@ pub const DEFAULT_TEXT: &str = include_str!("default.toml");
 /// The longest path a Unix socket can have, in bytes, with room for `.ttrpc` behind it.
 const MAX_SOCKET: usize = 107 - EVENTS_SUFFIX.len();
 const EVENTS_SUFFIX: &str = ".ttrpc";
+/// The longest piece of a log's line that can be asked for, in bytes: the shim holds one in memory for each stream.
+const MAX_LOG_LINE: usize = 1024 * 1024;
 
 /// The file as written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,8 +239,12 @@ pub struct Cri {
     pub runtimes: BTreeMap<String, Runtime>,
     /// References, `beginning*` or `*part*`; the server checks them.
     pub pinned_images: Vec<String>,
+    /// The longest piece of a line in one entry of a container's log, in bytes.
+    pub max_log_line: usize,
     /// Plugins of the Node Resource Interface; `None`: none.
     pub nri: Option<NriConfig>,
+    /// What a conflist is made from when the kubelet tells the node's address ranges.
+    pub cni_conf_template: Option<PathBuf>,
     /// Where the conflists are.
     pub cni_conf_dir: PathBuf,
     /// Where the plugins are.
@@ -291,7 +297,11 @@ impl Default for RawCri {
 
 impl Default for RawCni {
     fn default() -> Self {
-        Self { conf_dir: "/etc/cni/net.d".into(), bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()] }
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            conf_template: PathBuf::new(),
+        }
     }
 }
 
@@ -394,6 +404,10 @@ impl RawCri {
         let Self { namespace, snapshotter, cgroup_driver, default_runtime, pinned_images, cni, nri, runtimes, streaming, .. } = self;
         let max_log_line = self.max_container_log_line_size;
         ensure!(
+            (1..=MAX_LOG_LINE).contains(&max_log_line),
+            "cri.max_container_log_line_size: {max_log_line} is not in 1..={MAX_LOG_LINE}"
+        );
+        ensure!(
             matches!(snapshotter.as_str(), "overlay" | "native"),
             "cri.snapshotter: {snapshotter:?} is not a driver: overlay or native"
         );
@@ -416,7 +430,9 @@ impl RawCri {
             default_runtime,
             runtimes,
             pinned_images,
+            max_log_line,
             nri: nri.check()?,
+            cni_conf_template: optional_path("cri.cni.conf_template", &cni.conf_template)?,
             cni_conf_dir: absolute("cri.cni.conf_dir", &cni.conf_dir)?,
             cni_bin_dirs: cni.bin_dirs.iter().map(|dir| absolute("cri.cni.bin_dirs", dir)).collect::<Result<_>>()?,
             streaming: streaming.check()?,
@@ -533,6 +549,9 @@ mod tests {
             ("[cri]\nnamespace = \"a/b\"", "cri.namespace"),
             ("[cri]\ndefault_runtime = \"kata\"", "cri.runtimes.kata"),
             ("[cri.runtimes.windlass]\nbinary = \"/a\"\nshim = \"b\"", "cri.runtimes.windlass"),
+            ("[cri]\nmax_container_log_line_size = 0", "cri.max_container_log_line_size"),
+            ("[cri]\nmax_container_log_line_size = -1", "line 2"),
+            ("[cri.cni]\nconf_template = \"here\"", "cri.cni.conf_template"),
             ("[cri.streaming]\naddress = \"here\"", "cri.streaming.address"),
             ("[cri.streaming]\nidle_timeout = 0", "cri.streaming.idle_timeout"),
             ("[cri.streaming]\ntls = \"on\"", "line 2"),

@@ -128,6 +128,8 @@ fn server_config(config: &Config) -> ServerConfig {
         nri: cri.nri.clone(),
         cni_conf_dir: cri.cni_conf_dir.clone(),
         cni_bin_dirs: cri.cni_bin_dirs.clone(),
+        cni_conf_template: cri.cni_conf_template.clone(),
+        max_log_line: cri.max_log_line,
         streaming: cri.streaming.clone(),
     }
 }

@@ -62,6 +62,10 @@ pub struct ServerConfig {
     pub cni_conf_dir: PathBuf,
     /// Where the CNI plugins are, in order.
     pub cni_bin_dirs: Vec<PathBuf>,
+    /// What a CNI conflist is made from when the kubelet tells the node's address ranges; `None`: none is made.
+    pub cni_conf_template: Option<PathBuf>,
+    /// The longest piece of a line in one entry of a container's log, in bytes.
+    pub max_log_line: usize,
     /// The images that the kubelet must not remove: references, `beginning*` or `*part*`.
     pub pinned_images: Vec<String>,
     /// Plugins of the Node Resource Interface; `None`: none.
@@ -272,7 +276,7 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::UpdateRuntimeConfigRequest>,
     ) -> Answer<v1::UpdateRuntimeConfigResponse> {
-        instrument::query("UpdateRuntimeConfig", request, |_| unbuilt("UpdateRuntimeConfig")).await
+        instrument::verb("UpdateRuntimeConfig", request, |request| self.0.update_runtime_config(request)).await
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {

@@ -10,10 +10,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use windlass_model::{Error, Kind, Result};
@@ -37,7 +37,7 @@ const TRY_AGAIN: u64 = 11;
 pub struct Plugins {
     /// Folders that are searched for a plugin, in this order.
     pub folders: Vec<PathBuf>,
-    /// The time for one plugin's call.
+    /// The time for all plugins of a network together to do an ADD. Everything else has half of it.
     pub timeout: Duration,
 }
 
@@ -50,6 +50,10 @@ pub enum Verb {
     Del,
     /// Is the attachment still as it was made?
     Check,
+    /// Could a pod be attached now? (1.1.0)
+    Status,
+    /// Forget all attachments but those named. (1.1.0)
+    Gc,
 }
 
 /// One attachment of one container (for us: a pod) to a network.
@@ -67,6 +71,15 @@ pub struct Call<'a> {
     pub args: &'a str,
     /// Values for the capabilities that plugins ask for (`runtimeConfig`).
     pub capabilities: &'a Map<String, Value>,
+    /// The attachments that a GC is to leave.
+    pub valid: Option<&'a [Value]>,
+}
+
+impl<'a> Call<'a> {
+    /// A call that is about no attachment.
+    fn of_network(list: &'a NetworkList, capabilities: &'a Map<String, Value>) -> Self {
+        Self { list, id: "", netns: None, interface: "", args: "", capabilities, valid: None }
+    }
 }
 
 impl Verb {
@@ -75,6 +88,8 @@ impl Verb {
             Self::Add => "ADD",
             Self::Del => "DEL",
             Self::Check => "CHECK",
+            Self::Status => "STATUS",
+            Self::Gc => "GC",
         }
     }
 }
@@ -86,8 +101,9 @@ impl Plugins {
     /// The first failure, naming network and plugin. What was done until then is undone by [`Plugins::del`].
     pub async fn add(&self, call: &Call<'_>) -> Result<Value> {
         let mut result = None;
+        let deadline = Instant::now() + self.timeout;
         for plugin in &call.list.plugins {
-            let answer = self.run(Verb::Add, call, plugin, result.as_ref()).await?;
+            let answer = self.run(Verb::Add, call, plugin, result.as_ref(), left(deadline)).await?;
             let answer = answer.ok_or_else(|| failure(Verb::Add, call, plugin, Kind::Internal, "printed no result"))?;
             result = Some(answer);
         }
@@ -103,8 +119,11 @@ impl Plugins {
     pub async fn del(&self, call: &Call<'_>, result: Option<&Value>) -> Result<()> {
         let result = result.filter(|_| call.list.has_check());
         let mut outcome = Ok(());
-        for plugin in call.list.plugins.iter().rev() {
-            if let Err(error) = self.run(Verb::Del, call, plugin, result).await {
+        let deadline = Instant::now() + self.timeout / 2;
+        for (before, plugin) in call.list.plugins.iter().enumerate().rev() {
+            // A plugin that hangs leaves those that are still to come their part of the time.
+            let patience = left(deadline).div_f64((before + 1) as f64);
+            if let Err(error) = self.run(Verb::Del, call, plugin, result, patience).await {
                 outcome = outcome.and(Err(error));
             }
         }
@@ -120,10 +139,54 @@ impl Plugins {
         if !call.list.has_check() || call.list.disable_check {
             return Ok(());
         }
+        let deadline = Instant::now() + self.timeout / 2;
         for plugin in &call.list.plugins {
-            self.run(Verb::Check, call, plugin, Some(result)).await?;
+            self.run(Verb::Check, call, plugin, Some(result), left(deadline)).await?;
         }
         Ok(())
+    }
+
+    /// Asks all plugins in order whether they could attach a pod now; does nothing where the network's version knows no
+    /// STATUS.
+    ///
+    /// # Errors
+    /// The first plugin's complaint.
+    pub async fn status(&self, list: &NetworkList) -> Result<()> {
+        if !list.has_status() {
+            return Ok(());
+        }
+        let capabilities = Map::new();
+        let call = Call::of_network(list, &capabilities);
+        let deadline = Instant::now() + self.timeout / 2;
+        for plugin in &list.plugins {
+            self.run(Verb::Status, &call, plugin, None, left(deadline)).await?;
+        }
+        Ok(())
+    }
+
+    /// Has all plugins forget every attachment to the network but those of `valid` (id, interface), also after one of
+    /// them failed; does nothing where the network's version or its operator knows no GC.
+    ///
+    /// # Errors
+    /// The first failure, naming network and plugin.
+    pub async fn gc(&self, list: &NetworkList, valid: &[(String, String)]) -> Result<()> {
+        if !list.has_status() || list.disable_gc {
+            return Ok(());
+        }
+        let named = |(id, interface): &(String, String)| json!({"containerID": id, "ifname": interface});
+        let valid: Vec<Value> = valid.iter().map(named).collect();
+        let capabilities = Map::new();
+        let call = Call { valid: Some(&valid), ..Call::of_network(list, &capabilities) };
+        let deadline = Instant::now() + self.timeout / 2;
+        let mut outcome = Ok(());
+        for (before, plugin) in list.plugins.iter().enumerate().rev() {
+            if let Err(error) =
+                self.run(Verb::Gc, &call, plugin, None, left(deadline).div_f64((before + 1) as f64)).await
+            {
+                outcome = outcome.and(Err(error));
+            }
+        }
+        outcome
     }
 
     /// Refuses a network whose plugins are not installed.
@@ -150,13 +213,17 @@ impl Plugins {
         call: &Call<'_>,
         plugin: &Plugin,
         previous: Option<&Value>,
+        patience: Duration,
     ) -> Result<Option<Value>> {
         let fail = |kind: Kind, why: &str| failure(verb, call, plugin, kind, why);
         let path = self.find(call.list, plugin)?;
         let child = self.spawn(verb, call, &path).map_err(|error| fail(Kind::Internal, &error.to_string()))?;
         let talk = converse(child, request(call, plugin, previous));
-        let (status, output, complaint) = match tokio::time::timeout(self.timeout, talk).await {
-            Err(_) => return Err(fail(Kind::DeadlineExceeded, &format!("took longer than {:?}", self.timeout))),
+        let (status, output, complaint) = match tokio::time::timeout(patience, talk).await {
+            Err(_) => {
+                let why = format!("was killed: the network's time for it, {:.1} s, is over", patience.as_secs_f32());
+                return Err(fail(Kind::DeadlineExceeded, &why));
+            }
             Ok(Err(error)) => return Err(fail(Kind::Internal, &error.to_string())),
             Ok(Ok(said)) => said,
         };
@@ -165,7 +232,7 @@ impl Plugins {
             return Err(fail(kind, &why));
         }
         if verb != Verb::Add || output.iter().all(u8::is_ascii_whitespace) {
-            return Ok(None); // DEL and CHECK answer nothing, and what some plugins print all the same means nothing
+            return Ok(None); // The others answer nothing, and what some plugins print all the same means nothing
         }
         match serde_json::from_slice::<Map<String, Value>>(&output) {
             Ok(result) => Ok(Some(Value::Object(result))),
@@ -180,11 +247,18 @@ impl Plugins {
         DAEMONS_OWN.iter().for_each(|name| {
             command.env_remove(name);
         });
-        command.env("CNI_COMMAND", verb.word()).env("CNI_CONTAINERID", call.id).env("CNI_IFNAME", call.interface);
-        command.env("CNI_NETNS", call.netns.unwrap_or(Path::new(""))).env("CNI_ARGS", call.args);
+        command.env("CNI_COMMAND", verb.word());
+        if !matches!(verb, Verb::Status | Verb::Gc) {
+            command.env("CNI_CONTAINERID", call.id).env("CNI_IFNAME", call.interface);
+            command.env("CNI_NETNS", call.netns.unwrap_or(Path::new(""))).env("CNI_ARGS", call.args);
+        }
         command.env("CNI_PATH", folders).current_dir("/").process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 /// A plugin's process group: killed unless the plugin ended by itself, so that nothing of it outlives the call.
@@ -267,6 +341,9 @@ fn request(call: &Call<'_>, plugin: &Plugin, previous: Option<&Value>) -> Vec<u8
     }
     if let Some(previous) = previous {
         conf.insert("prevResult".into(), previous.clone());
+    }
+    if let Some(valid) = call.valid {
+        conf.insert("cni.dev/valid-attachments".into(), valid.into());
     }
     Value::Object(conf).to_string().into_bytes()
 }

@@ -31,6 +31,9 @@ pub struct NetworkList {
     /// The operator asked for no CHECK.
     #[serde(default)]
     pub disable_check: bool,
+    /// The operator asked for no GC: other runtimes use the network, too.
+    #[serde(default)]
+    pub disable_gc: bool,
     /// The plugins' own configurations, in the order of ADD; never empty, and each has a `type` that is a file name.
     pub plugins: Vec<Plugin>,
 }
@@ -75,12 +78,23 @@ impl NetworkList {
         if plugins.is_empty() {
             return Err(Error::invalid("the list of plugins is empty"));
         }
-        Ok(Self { name: name.into(), version, disable_check: truth(conf.get("disableCheck")), plugins })
+        Ok(Self {
+            name: name.into(),
+            version,
+            disable_check: truth(conf.get("disableCheck")),
+            disable_gc: truth(conf.get("disableGC")),
+            plugins,
+        })
     }
 
     /// True where the specification of this network knows CHECK and `prevResult` for DEL (0.4.0 and later).
     pub fn has_check(&self) -> bool {
         !self.version.starts_with("0.3.")
+    }
+
+    /// True where the specification of this network knows GC and STATUS (1.1.0 and later).
+    pub fn has_status(&self) -> bool {
+        self.version == "1.1.0"
     }
 }
 
@@ -112,8 +126,13 @@ impl Plugin {
     }
 }
 
+/// True for a version of the specification whose results are understood.
+pub(super) fn is_spoken(version: &str) -> bool {
+    VERSIONS.contains(&version)
+}
+
 /// The first configuration file by name.
-fn first_file(folder: &Path) -> Result<PathBuf> {
+pub(super) fn first_file(folder: &Path) -> Result<PathBuf> {
     let none = || Error::precondition(format!("no network configuration in {}", folder.display()));
     let mut first: Option<PathBuf> = None;
     let entries = match fs::read_dir(folder) {

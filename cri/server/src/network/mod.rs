@@ -3,8 +3,11 @@
 pub mod bandwidth;
 pub mod cni;
 pub mod conf;
+mod generate;
 mod leftover;
 pub mod pod;
+pub mod result;
+mod template;
 
 pub use pod::{Attachment, Network};
 

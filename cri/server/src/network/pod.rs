@@ -10,15 +10,19 @@ use windlass_model::{Error, Id, Result};
 
 use super::cni::{Call, Plugins};
 use super::conf::NetworkList;
-use super::leftover;
+use super::{leftover, result};
 use crate::ServerConfig;
 use crate::pod::blocking;
 
 /// The pod's interface inside its namespace, as Kubernetes expects it.
 const INTERFACE: &str = "eth0";
 
-/// The time for one plugin. The kubelet waits 240 s for the whole of RunPodSandbox.
-const PLUGIN_TIMEOUT: Duration = Duration::from_secs(40);
+/// The time for all plugins together to attach a pod; half of it to detach one. The kubelet waits 240 s for the whole of
+/// RunPodSandbox and 120 s for StopPodSandbox.
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a status waits for the plugins' STATUS.
+const STATUS: Duration = Duration::from_secs(5);
 
 /// The node's network: which configuration is in force and where its plugins are.
 #[derive(Clone, Debug)]
@@ -77,6 +81,37 @@ impl Network {
         blocking(load).await
     }
 
+    /// Why pods cannot be attached now; nothing where they can. The plugins are asked where they know STATUS.
+    pub async fn fault(&self) -> Option<Error> {
+        let list = match self.current().await {
+            Ok(list) => list,
+            Err(error) => return Some(error),
+        };
+        match tokio::time::timeout(STATUS, self.plugins.status(&list)).await {
+            Ok(answer) => answer.err(),
+            Err(_) => Some(Error::deadline(format!("network {:?}: STATUS took longer than {STATUS:?}", list.name))),
+        }
+    }
+
+    /// Has the plugins of the present network forget every attachment but those of the pods `valid`.
+    ///
+    /// # Errors
+    /// The first failure, naming network and plugin; a node without a network has nothing to forget.
+    pub async fn collect(&self, valid: &[Id]) -> Result<()> {
+        let Ok(list) = self.current().await else { return Ok(()) };
+        let valid: Vec<_> = valid.iter().map(|id| (id.to_string(), INTERFACE.to_owned())).collect();
+        self.plugins.gc(&list, &valid).await
+    }
+
+    /// An attachment of which nothing is known but its namespace: to be detached from the present network.
+    ///
+    /// # Errors
+    /// As [`Network::current`].
+    pub async fn unknown(&self, netns: PathBuf) -> Result<Attachment> {
+        let list = self.current().await?;
+        Ok(Attachment { netns, list, args: String::new(), capabilities: Map::new(), result: None })
+    }
+
     /// Attaches a pod whose namespace is pinned; the answer belongs into [`Attachment::result`].
     ///
     /// # Errors
@@ -84,6 +119,8 @@ impl Network {
     /// still to be called.
     pub async fn attach(&self, id: &Id, attachment: &Attachment) -> Result<Value> {
         let result = self.plugins.add(&attachment.call(id, true)).await?;
+        let named = |error: Error| Error::new(error.kind(), format!("network {:?}: {error}", attachment.list.name));
+        result::check(&result).map_err(named)?;
         if addresses(&result).is_empty() {
             return Err(Error::internal(format!("network {:?} gave the pod no address", attachment.list.name)));
         }
@@ -136,6 +173,7 @@ impl Attachment {
             interface: INTERFACE,
             args: &self.args,
             capabilities: &self.capabilities,
+            valid: None,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Plugins that are shell scripts: what they are told, and how their failures are told.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Instant;
 
 use super::*;
 
@@ -51,7 +50,15 @@ fn network(names: &[&str], version: &str) -> NetworkList {
 }
 
 fn call<'a>(list: &'a NetworkList, capabilities: &'a Map<String, Value>) -> Call<'a> {
-    Call { list, id: "pod1", netns: Some(Path::new("/netns/pod1")), interface: "eth0", args: "A=1;B=2", capabilities }
+    Call {
+        list,
+        id: "pod1",
+        netns: Some(Path::new("/netns/pod1")),
+        interface: "eth0",
+        args: "A=1;B=2",
+        capabilities,
+        valid: None,
+    }
 }
 
 #[tokio::test]

@@ -96,6 +96,8 @@ impl Node {
             default_runtime: "windlass".into(),
             runtimes: [("windlass".to_string(), Runtime::default())].into(),
             pinned_images: Vec::new(),
+            cni_conf_template: None,
+            max_log_line: 16384,
             nri: None,
             cni_conf_dir: path("net.d"),
             cni_bin_dirs: vec![folder.to_owned()],
