@@ -1,5 +1,6 @@
 //! The benchmark: the same pods on Windlass and on containerd, one after the other, and one table for both.
 
+mod exec;
 mod logs;
 mod memory;
 mod pods;
@@ -65,7 +66,7 @@ async fn main() -> Result<()> {
         wanted = vec!["pods".to_owned(), "memory".to_owned()];
     }
     if wanted.iter().any(|word| word == "all") {
-        wanted = ["pods", "memory", "logs", "pull", "restart"].iter().map(|word| (*word).to_owned()).collect();
+        wanted = ["pods", "memory", "logs", "pull", "restart", "exec"].iter().map(|word| (*word).to_owned()).collect();
     }
     describe_machine();
     let flavours = flavours();
@@ -76,7 +77,8 @@ async fn main() -> Result<()> {
             "logs" => logs::measure(&flavours).await?,
             "pull" => pull::measure(&flavours).await?,
             "restart" => restart::measure(&flavours).await?,
-            other => bail!("no such benchmark: {other} (pods, memory, logs, pull, restart, all)"),
+            "exec" => exec::measure(&flavours).await?,
+            other => bail!("no such benchmark: {other} (pods, memory, logs, pull, restart, exec, all)"),
         }
     }
     Ok(())
