@@ -4,11 +4,79 @@
 //! connection, SPDY/3.1 or WebSocket, into [`Streams`] for the verb's file. Clients that go away end their [`Input`]s
 //! and break their [`Output`]s.
 
+mod attach;
+mod carry;
+mod exec;
+mod handshake;
+mod idle;
+mod link;
+mod outbox;
+mod pipe;
+mod port_forward;
+mod remote_command;
+mod resize;
+mod server;
+mod source;
+mod spdy;
+mod status;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod tokens;
+mod websocket;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use windlass_model::{Error, Id, Result};
 
-/// Bytes from the client; it ends when the client has closed its half, or is gone.
+use self::remote_command::Host;
+pub use self::server::Listener;
+use self::tokens::Tokens;
+use crate::Server;
+
+/// How the streaming server is told to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamingConfig {
+    /// Where it listens; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// How long a connection may be still before it is closed.
+    pub idle: Duration,
+    /// Whether its connections are encrypted.
+    pub tls: Tls,
+}
+
+/// The certificate of the streaming server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Plain HTTP.
+    Off,
+    /// One that it makes at each start and that nobody vouches for.
+    SelfSigned,
+    /// One from files.
+    Files {
+        /// The chain in PEM, the server's own certificate first.
+        cert: PathBuf,
+        /// Its private key in PEM.
+        key: PathBuf,
+    },
+}
+
+impl Default for StreamingConfig {
+    /// Loopback, a free port, four hours, no TLS: as containerd and the kubelet have it.
+    fn default() -> Self {
+        Self { address: (Ipv4Addr::LOCALHOST, 0).into(), idle: Duration::from_secs(4 * 3600), tls: Tls::Off }
+    }
+}
+
+/// Bytes from the client; it ends when the client has closed its half, or is gone. Where a forwarded port's client is
+/// gone it ends with an error, so that a peer is not told of an orderly end.
 pub type Input = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Bytes to the client, with back-pressure; `shutdown` ends this stream alone. Writing fails once the client is gone.
@@ -87,9 +155,16 @@ pub enum Session {
     PortForward(PortForwardSession),
 }
 
-/// The streaming server of a [`crate::Server`].
+/// The one-time URLs of a [`crate::Server`] and where they lead.
+#[derive(Clone, Default)]
+pub(crate) struct Streaming(Arc<Urls>);
+
 #[derive(Default)]
-pub struct Streaming {}
+struct Urls {
+    tokens: Tokens,
+    /// `http://host:port`, once the server is bound.
+    base: OnceLock<String>,
+}
 
 impl Streaming {
     /// A URL that works once, within a minute, and leads to `session`.
@@ -97,7 +172,53 @@ impl Streaming {
     /// # Errors
     /// [`windlass_model::Kind::ResourceExhausted`] when too many URLs wait to be used, and
     /// [`windlass_model::Kind::Unavailable`] before the server listens.
-    pub fn url(&self, _session: Session) -> Result<String> {
-        Err(Error::unavailable("the streaming server does not listen"))
+    pub(crate) fn url(&self, session: Session) -> Result<String> {
+        let base = self.0.base.get().ok_or_else(|| Error::unavailable("the streaming server does not listen yet"))?;
+        let place = match session {
+            Session::Exec(_) => "exec",
+            Session::Attach(_) => "attach",
+            Session::PortForward(_) => "portforward",
+        };
+        Ok(format!("{base}/{place}/{}", self.0.tokens.mint(session)?))
+    }
+
+    /// The session that a URL leads to, which does so no second time.
+    fn redeem(&self, token: &str) -> Option<Session> {
+        self.0.tokens.redeem(token)
+    }
+}
+
+impl Server {
+    /// Binds the streaming server; from now on there are URLs.
+    ///
+    /// # Errors
+    /// Where its address is taken, its certificate is of no use, or it is bound already.
+    pub async fn bind_streaming(&self) -> Result<Listener> {
+        let (listener, base) = Listener::bind(&self.config.streaming).await?;
+        tracing::debug!(base, "the streaming server is bound");
+        let again = |_| Error::precondition("the streaming server is bound already");
+        self.streaming.0.base.set(base).map_err(again)?;
+        Ok(listener)
+    }
+
+    /// Serves exec, attach and port-forward until `stop`.
+    pub async fn serve_streaming(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
+        let streaming = self.streaming.clone();
+        listener.serve(self, streaming, stop).await;
+    }
+}
+
+#[async_trait]
+impl Host for Server {
+    async fn exec(&self, session: ExecSession, streams: Streams) -> Result<i32> {
+        self.serve_exec(session, streams).await
+    }
+
+    async fn attach(&self, session: AttachSession, streams: Streams) -> Result<()> {
+        self.serve_attach(session, streams).await
+    }
+
+    async fn port(&self, session: &PortForwardSession, port: u16, input: Input, output: Output) -> Result<()> {
+        self.serve_port(session, port, input, output).await
     }
 }
