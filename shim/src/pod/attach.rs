@@ -52,10 +52,12 @@ impl Pod {
     pub(super) fn end_doomed(&mut self, container: &str, exec: &str) {
         let Some(found) = self.containers.get_mut(container) else { return };
         let Some(Exec { process, doomed: Some(grace), .. }) = found.execs.get_mut(exec) else { return };
-        if process.busy || process.ending.is_some() {
-            // It comes back here when it runs, or when its output is carried.
+        if process.busy {
+            // It comes back here when it runs.
         } else if matches!(process.state(), State::Unknown | State::Stopped) {
             found.execs.remove(exec);
+        } else if process.ending.is_some() {
+            // It comes back here when its output is carried.
         } else if grace.is_zero() {
             signal(process, KILL);
         } else {
