@@ -13,6 +13,7 @@ mod rootfs;
 mod signal;
 mod spec;
 mod start;
+mod stats;
 mod status;
 mod stop;
 mod update;
@@ -31,6 +32,7 @@ use windlass_model::{Error, Id, Result};
 use crate::Server;
 use crate::pod::blocking;
 pub(crate) use record::{Container, Step};
+pub(crate) use stats::Found;
 
 /// How many letters of an id are enough to ask for, where no other id begins with them.
 const SHORTEST_PREFIX: usize = 4;

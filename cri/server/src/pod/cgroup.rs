@@ -35,6 +35,25 @@ pub(super) fn place(options: PodOptions, pod: &Pod) -> PodOptions {
     PodOptions { cgroup, ..options }
 }
 
+/// True where the pod's cgroup holds all of the pod. Where systemd makes the cgroups and the kubelet names none, the
+/// containers lie beside those of other pods.
+pub(super) fn holds_containers(pod: &Pod) -> bool {
+    pod.owns_cgroup || pod.config.linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty())
+}
+
+/// The pod's cgroup; the shim's alone where none [holds all](holds_containers).
+pub(super) fn whole(pod: &Pod, driver: CgroupDriver) -> String {
+    match driver {
+        CgroupDriver::Systemd if !holds_containers(pod) => format!("{}:windlass:{}", pod.cgroup_parent, pod.id),
+        CgroupDriver::Systemd => {
+            // The kubelet sends the whole path of the slice; its last name says where it is.
+            let slice = pod.cgroup_parent.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            format!("{slice}::")
+        }
+        CgroupDriver::Cgroupfs => pod.cgroup_parent.clone(),
+    }
+}
+
 /// Makes what the pod's own cgroup lies in. Blocks.
 ///
 /// # Errors
@@ -57,6 +76,8 @@ pub(super) fn remove(pod: &Pod, layout: &Layout) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use windlass_cri_api::v1;
+
     use super::*;
     use crate::pod::Rung;
     use crate::pod::record::tests::pod;
@@ -68,6 +89,22 @@ mod tests {
         let pod = Pod { cgroup_parent: "kubepods-pod1.slice".into(), owns_cgroup: false, ..pod };
         let systemd = PodOptions { systemd_cgroup: true, ..PodOptions::default() };
         assert_eq!(place(systemd, &pod).cgroup, "kubepods-pod1.slice:windlass:p1");
+    }
+
+    #[test]
+    fn the_pods_cgroup_is_found_in_the_drivers_words() {
+        let ours = pod(Rung::Ready);
+        assert_eq!(whole(&ours, CgroupDriver::Cgroupfs), "/windlass/p1");
+        let mut kubelets =
+            Pod { cgroup_parent: "/kubepods.slice/kubepods-pod1.slice".into(), owns_cgroup: false, ..ours };
+        kubelets.config.linux =
+            Some(v1::LinuxPodSandboxConfig { cgroup_parent: kubelets.cgroup_parent.clone(), ..Default::default() });
+        let name = whole(&kubelets, CgroupDriver::Systemd);
+        let folders = Layout::V2("/r".into()).folders(&name).unwrap();
+        assert_eq!(folders, [std::path::Path::new("/r/kubepods.slice/kubepods-pod1.slice")]);
+        let nobodys = Pod { cgroup_parent: "system.slice".into(), owns_cgroup: false, ..pod(Rung::Ready) };
+        assert!(!holds_containers(&nobodys) && holds_containers(&kubelets));
+        assert_eq!(whole(&nobodys, CgroupDriver::Systemd), "system.slice:windlass:p1");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod plan;
 pub(crate) mod record;
 mod remove;
 mod run;
+mod stats;
 mod status;
 mod stop;
 
@@ -21,6 +22,7 @@ use windlass_model::{Error, Id, Result};
 use crate::Server;
 pub(crate) use ladder::blocking;
 pub(crate) use record::{Pod, PodFiles, Rung, Step};
+pub(crate) use stats::Family;
 
 /// How many letters of an id are enough to ask for, where no other id begins with them.
 const SHORTEST_PREFIX: usize = 4;

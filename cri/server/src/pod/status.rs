@@ -45,18 +45,37 @@ impl Server {
         &self,
         request: v1::ListPodSandboxRequest,
     ) -> Result<v1::ListPodSandboxResponse> {
-        let filter = request.filter.unwrap_or_default();
-        let mut pods = match filter.id.as_str() {
+        Ok(v1::ListPodSandboxResponse { items: self.pods_passing(request.filter).await.collect() })
+    }
+
+    /// What a list or a stream has: a snapshot, put into words one by one.
+    pub(crate) async fn pods_passing(
+        &self,
+        filter: Option<v1::PodSandboxFilter>,
+    ) -> impl Iterator<Item = v1::PodSandbox> + use<> {
+        let filter = filter.unwrap_or_default();
+        let pods = self.pods_named(&filter.id, &filter.label_selector);
+        let states = join_all(pods.iter().map(|pod| self.pod_state(pod))).await;
+        let wanted = filter.state.map(|wanted| wanted.state);
+        let items = pods.into_iter().zip(states);
+        let items = items.filter(move |(_, state)| wanted.is_none_or(|wanted| wanted == *state as i32));
+        items.map(|(pod, state)| item(&pod, state))
+    }
+
+    /// The pods with an id, or all, that have some labels; oldest first.
+    pub(crate) fn pods_named(&self, id: &str, labels: &HashMap<String, String>) -> Vec<Arc<Pod>> {
+        let mut pods = match id {
             "" => self.pods.all(),
             // What is not there, or not the only one, is not on the list.
             id => self.pods.find(id).into_iter().collect(),
         };
-        pods.retain(|pod| pod.is_visible() && has_labels(pod, &filter.label_selector));
-        let states = join_all(pods.iter().map(|pod| self.pod_state(pod))).await;
-        let wanted = filter.state.map(|wanted| wanted.state);
-        let items = pods.into_iter().zip(states);
-        let items = items.filter(|(_, state)| wanted.is_none_or(|wanted| wanted == *state as i32));
-        Ok(v1::ListPodSandboxResponse { items: items.map(|(pod, state)| item(&pod, state)).collect() })
+        pods.retain(|pod| pod.is_visible() && has_labels(pod, labels));
+        pods
+    }
+
+    /// What a status says of a pod, ready or not.
+    pub(crate) async fn status_of_pod(&self, pod: &Pod) -> v1::PodSandboxStatus {
+        status(pod, self.pod_state(pod).await)
     }
 
     async fn pod_state(&self, pod: &Pod) -> v1::PodSandboxState {
