@@ -257,7 +257,8 @@ async fn a_container_gets_what_it_was_promised() -> Result<()> {
     ensure!(groups.contains("4242") && groups.contains("1001"), "groups {groups}");
     ensure!(node.cri.output(&id, &["cat", "/rw/hello", "/ro/deep/hello"]).await? == "from the host\n".repeat(2));
     ensure!(node.cri.exec(&id, &["touch", "/ro/deep/no"], 5).await?.exit_code != 0, "a read-only mount was written");
-    let limits = windlass_test_e2e::kernel::cgroups_below(&format!("/{}", node.tag()));
+    let parents = node.cgroup_parents();
+    let limits: Vec<_> = parents.iter().flat_map(|parent| windlass_test_e2e::kernel::cgroups_below(parent)).collect();
     let limited = |path: &std::path::PathBuf| {
         let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default().trim().to_owned();
         read("memory.limit_in_bytes") == "67108864" || read("memory.max") == "67108864"

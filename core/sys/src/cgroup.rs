@@ -203,8 +203,13 @@ impl Layout {
     /// # Errors
     /// [`windlass_model::Kind::Internal`] (`EBUSY`) where a process stays in it.
     pub fn remove(&self, cgroup: &str) -> Result<()> {
-        let deadline = Instant::now() + LEAVE;
         let mut pause = Duration::from_micros(200);
+        let begin = Instant::now();
+        while self.is_left_to_systemd(cgroup)? && begin.elapsed() < LEAVE {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        let deadline = Instant::now() + LEAVE;
         while !self.try_remove(cgroup)? {
             if Instant::now() > deadline {
                 return Err(Error::internal(format!("cgroup {cgroup} is still in use")));
@@ -233,6 +238,17 @@ impl Layout {
             remove_tree(&Path::new(ROOT).join("unified").join(relative(cgroup)?)).ok();
         }
         Ok(true)
+    }
+
+    /// True while the folder of a unit is there that systemd removes when its last process has ended. Whoever were faster
+    /// would take the news from systemd, and the unit would stay for ever. Always false with version 1, where systemd's
+    /// hierarchy is its own.
+    ///
+    /// # Errors
+    /// As [`Layout::folders`].
+    pub fn is_left_to_systemd(&self, cgroup: &str) -> Result<bool> {
+        let is_unit = self.is_v2() && !cgroup.starts_with('/') && cgroup.contains(':');
+        Ok(is_unit && self.folders(cgroup)?.iter().any(|folder| folder.exists()))
     }
 
     /// Stops all processes of the cgroup; the kernel may take a moment, see [`Layout::is_frozen`].

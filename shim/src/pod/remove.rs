@@ -16,7 +16,7 @@ use crate::oci::{Call, Verb};
 use crate::process::Process;
 use crate::serve::Reply;
 
-/// How long killed processes may take to leave their cgroup.
+/// How long killed processes may take to leave their cgroup, and systemd to remove it.
 const LEAVE: Duration = Duration::from_secs(5);
 /// How often it is looked whether the output of the last execs has been carried, which has a limit of its own.
 const LAST_WORDS: Duration = Duration::from_millis(2);
@@ -165,8 +165,13 @@ async fn take_away(
         eprintln!("delete of container {}: {error}", bundle.id);
     }
     layout.kill(&bundle.cgroup)?;
-    let deadline = Instant::now() + LEAVE;
     let mut pause = Duration::from_millis(1);
+    let begin = Instant::now();
+    while layout.is_left_to_systemd(&bundle.cgroup)? && begin.elapsed() < LEAVE {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    let deadline = Instant::now() + LEAVE;
     while !layout.try_remove(&bundle.cgroup)? {
         if Instant::now() > deadline {
             return Err(Error::internal(format!("processes of container {} do not end", bundle.id)));
