@@ -7,6 +7,8 @@
 mod attach;
 mod carry;
 mod exec;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod handshake;
 mod idle;
 mod link;
@@ -19,7 +21,7 @@ mod server;
 mod source;
 mod spdy;
 mod status;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 mod tls;
 mod tokens;

@@ -35,7 +35,7 @@ impl Headers {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.split('\0').next().unwrap_or(value))
     }
 
-    fn parse(mut block: &[u8]) -> Result<Self, Violation> {
+    pub(super) fn parse(mut block: &[u8]) -> Result<Self, Violation> {
         let count = word(&mut block)?;
         if count > MAX_PAIRS {
             return Err(Violation::HeaderBlock);

@@ -55,3 +55,12 @@ async fn connection<S: Future<Output = ()>>(
     let farewell = || session.goaway(GoAway::Ok);
     link.run(read, outbox.write_to(output), serve(opened), || session.gone(whole), farewell).await;
 }
+
+/// Reads a header block as it is, and `bytes` as two compressed ones.
+#[cfg(fuzzing)]
+pub(super) fn fuzz_headers(bytes: &[u8]) {
+    let _ = headers::Headers::parse(bytes);
+    let mut inflater = headers::Inflater::default();
+    let (one, two) = bytes.split_at(bytes.len() / 2);
+    let _ = inflater.read(one).and_then(|_| inflater.read(two));
+}

@@ -1,0 +1,16 @@
+//! Doors to the parsers of untrusted bytes, for the fuzz targets in `hack/fuzz`; built only with `--cfg fuzzing`.
+
+/// Reads `bytes` as they come over a plugin's socket, in two pieces.
+pub fn plugin_frames(bytes: &[u8]) {
+    crate::nri::fuzz_frames(bytes);
+}
+
+/// Serves a SPDY client that says `bytes`.
+pub fn spdy(bytes: &[u8]) {
+    crate::streaming::fuzzing::spdy(bytes);
+}
+
+/// Serves a WebSocket client that says `bytes`.
+pub fn websocket(bytes: &[u8]) {
+    crate::streaming::fuzzing::websocket(bytes);
+}
