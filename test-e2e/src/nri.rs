@@ -105,12 +105,13 @@ messages! {
         #[prost(uint32, tag = "12")] pid: u32,
         #[prost(int32, tag = "17")] exit_code: i32,
     }
-    /// The request of everything that is about a container: pod, container, and what a judge is shown.
+    /// The request of everything that is about a pod or a container.
     About {
         #[prost(message, optional, tag = "1")] pod: Option<Pod>,
         #[prost(message, optional, tag = "2")] container: Option<Container>,
-        #[prost(message, optional, tag = "3")] adjust: Option<Adjustment>,
     }
+    /// `ValidateContainerAdjustmentRequest`, as far as tests look at it.
+    Judged { #[prost(message, optional, tag = "3")] adjust: Option<Adjustment>, }
     /// `UpdateContainerRequest`.
     UpdateRequest {
         #[prost(message, optional, tag = "2")] container: Option<Container>,

@@ -13,8 +13,8 @@ use prost::Message;
 use tonic::Code;
 use windlass_test_e2e::node::Plan;
 use windlass_test_e2e::nri::{
-    self, About, Adjustment, Answer, Created, Decide, Device, Judgement, Linux, Memory, Mount, Plugin, Resources,
-    Rlimit, Update, UpdateLinux, UpdateRequest, Updates, Variable, event, int, yes,
+    self, About, Adjustment, Answer, Created, Decide, Device, Judged, Judgement, Linux, Memory, Mount, Plugin,
+    Resources, Rlimit, Update, UpdateLinux, UpdateRequest, Updates, Variable, event, int, yes,
 };
 use windlass_test_e2e::words::{self, ContainerState};
 use windlass_test_e2e::{Node, code, cri};
@@ -235,7 +235,7 @@ async fn two_plugins_cannot_want_the_same_and_a_judge_may_reject_it() -> Result<
     ensure!(answer.as_ref().is_err_and(names), "{answer:?}");
     drop(second);
     let judge = on("ValidateContainerAdjustment", |payload| {
-        let adjust = About::decode(payload).unwrap_or_default().adjust.unwrap_or_default();
+        let adjust = Judged::decode(payload).unwrap_or_default().adjust.unwrap_or_default();
         let reject = adjust.env.iter().any(|pair| pair.key == "SAME");
         yes(&Judgement { reject, reason: "nobody may".to_owned() })
     });

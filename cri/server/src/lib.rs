@@ -7,6 +7,9 @@ mod announce;
 mod codes;
 mod container;
 mod events;
+mod handlers;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod instrument;
 mod metrics;
@@ -15,6 +18,7 @@ mod network;
 mod node;
 mod nri;
 mod pod;
+mod readiness;
 mod recover;
 mod server;
 mod stats;

@@ -22,6 +22,7 @@ use windlass_sys::mount::{is_mounted, mount_all, unmount};
 use super::blocking;
 use super::create::ignore_missing;
 use super::record::Container;
+use super::spec::mounts::ids;
 use crate::Server;
 
 /// How the kubelet knows that an image volume, and nothing else, is why a container cannot be made.
@@ -80,6 +81,8 @@ pub(super) fn with_sources(container: &Container, sources: Vec<(usize, PathBuf)>
         if let Some(mount) = container.config.mounts.get_mut(at) {
             mount.host_path = source.to_string_lossy().into_owned();
             mount.image = None;
+            mount.uid_mappings.clear();
+            mount.gid_mappings.clear();
             mount.image_sub_path.clear();
         }
     }
@@ -122,10 +125,15 @@ impl Server {
                 made => made,
             };
             let asked = container.config.mounts.get(volume.mount);
+            let mut mounts = mounts.context(|| format!("{FAILED}: mounts[{}].image", volume.mount))?;
+            if let Some(map) = asked.map_or(Ok(None), |asked| ids(asked, &format!("mounts[{}]", volume.mount)))? {
+                // The view's own layers are shown under these ids, which no mount over them could do.
+                mounts.iter_mut().for_each(|mount| mount.options.extend(map.options()));
+            }
             shown.push(Shown {
                 volume: volume.clone(),
                 place: self.image_volumes_folder(container).join(volume.mount.to_string()),
-                mounts: mounts.context(|| format!("{FAILED}: mounts[{}].image", volume.mount))?,
+                mounts,
                 sub_path: asked.map(|mount| mount.image_sub_path.clone()).unwrap_or_default(),
             });
         }

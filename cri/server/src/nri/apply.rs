@@ -49,21 +49,19 @@ pub(crate) fn apply(spec: &mut Value, adjust: &ContainerAdjustment, skills: &Ski
 
 /// The object at `path`, made where it is not there.
 fn object<'a>(spec: &'a mut Value, path: &[&str]) -> &'a mut Map<String, Value> {
-    let mut at = spec;
+    let mut at = fields(spec);
     for name in path {
-        at = match at {
-            Value::Object(fields) => fields.entry(*name).or_insert(Value::Null),
-            // Overwritten by what the last lines make of it.
-            other => other,
-        };
+        at = fields(at.entry(*name).or_insert(Value::Null));
     }
-    if !at.is_object() {
-        *at = Value::Object(Map::new());
+    at
+}
+
+/// A value as an object, made one where it is something else.
+fn fields(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
     }
-    match at {
-        Value::Object(fields) => fields,
-        _ => unreachable!("it was made an object"),
-    }
+    value.as_object_mut().expect("it was made an object")
 }
 
 /// The list at `path`, made where it is not there.
@@ -73,10 +71,7 @@ fn list<'a>(spec: &'a mut Value, path: &[&str]) -> &'a mut Vec<Value> {
     if !at.is_array() {
         *at = Value::Array(Vec::new());
     }
-    match at {
-        Value::Array(items) => items,
-        _ => unreachable!("it was made a list"),
-    }
+    at.as_array_mut().expect("it was made a list")
 }
 
 fn keyed<V>(fields: &mut Map<String, Value>, wanted: &HashMap<String, V>, value: impl Fn(&V) -> Value) {
@@ -262,11 +257,13 @@ fn resources(spec: &mut Value, wanted: &LinuxResources) -> Result<()> {
     }
     if let Some(memory) = &wanted.memory {
         let fields = object(spec, &["linux", "resources", "memory"]);
-        // A limit without a word about swap allows none beyond it.
-        let swap = memory.swap.or(memory.limit.filter(|limit| limit.value > 0));
+        let (old_limit, old_swap) =
+            (fields.get("limit").and_then(Value::as_i64), fields.get("swap").and_then(Value::as_i64));
+        let limit = memory.limit.map(|limit| limit.value);
+        let swap = memory.swap.map(|swap| swap.value).or_else(|| super::words::swap(limit?, old_limit?, old_swap?));
         let numbers = [
             ("limit", memory.limit.map(|one| json!(one.value))),
-            ("swap", swap.map(|one| json!(one.value))),
+            ("swap", swap.map(|swap| json!(swap))),
             ("reservation", memory.reservation.map(|one| json!(one.value))),
             ("kernel", memory.kernel.map(|one| json!(one.value))),
             ("kernelTCP", memory.kernel_tcp.map(|one| json!(one.value))),
@@ -463,10 +460,7 @@ mod tests {
         let (linux, process) = (&made["linux"], &made["process"]);
         assert_eq!(linux["devices"][0]["minor"], 5);
         assert_eq!(linux["resources"]["devices"][0]["allow"], true);
-        assert_eq!(
-            (&linux["resources"]["memory"]["limit"], &linux["resources"]["memory"]["swap"]),
-            (&json!(9), &json!(9))
-        );
+        assert_eq!(linux["resources"]["memory"], json!({"limit": 9}));
         assert_eq!(
             (&linux["resources"]["cpu"]["cpus"], &linux["resources"]["pids"]["limit"]),
             (&json!("0"), &json!(3))

@@ -135,6 +135,14 @@ fn too_long(length: usize) -> Error {
     Error::new(Kind::ResourceExhausted, format!("a message of {length} bytes is longer than {MAX_MESSAGE}"))
 }
 
+/// Takes the bytes in two pieces.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_frames(bytes: &[u8]) {
+    let mut frames = Frames::default();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let _ = frames.take(first).and_then(|_| frames.take(second));
+}
+
 #[cfg(test)]
 mod tests {
     use windlass_cri_api::ttrpc::Status;
@@ -173,6 +181,26 @@ mod tests {
         let next = FRAME_HEADER + FIRST_FRAME;
         assert_eq!(number(&bytes, next), TO_PLUGIN);
         assert_eq!(number(&bytes, next + 4) as usize, bytes.len() - next - FRAME_HEADER);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let good = [theirs(1, &call(40)), theirs(3, &call(5000))].concat();
+        let mut state = 7u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        for _ in 0..3000 {
+            let mut bytes = good.clone();
+            for _ in 0..=random(6) {
+                let at = random(64.min(bytes.len()));
+                bytes[at] = random(256) as u8;
+            }
+            bytes.truncate(random(bytes.len()) + 1);
+            let mut frames = Frames::default();
+            let _ = bytes.chunks(random(900) + 1).try_for_each(|piece| frames.take(piece).map(drop));
+        }
     }
 
     #[test]

@@ -199,7 +199,12 @@ impl Server {
         }
         updates.all.retain(|update| update.container_id != container.id.as_str());
         self.beside(String::new(), updates.all, Vec::new());
-        let changed = words::cri_resources(&resources);
+        let mut changed = words::cri_resources(&resources);
+        // The kubelet says both; a plugin may have raised one beyond the other.
+        if changed.memory_swap_limit_in_bytes > 0 {
+            let least = changed.memory_limit_in_bytes;
+            changed.memory_swap_limit_in_bytes = changed.memory_swap_limit_in_bytes.max(least);
+        }
         Ok(v1::LinuxContainerResources { oom_score_adj: change.oom_score_adj, ..changed })
     }
 

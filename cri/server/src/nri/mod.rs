@@ -30,6 +30,8 @@ use windlass_model::Id;
 
 use crate::Server;
 pub(crate) use apply::{Skills, apply};
+#[cfg(fuzzing)]
+pub(crate) use frame::fuzz_frames;
 pub(crate) use hooks::Told;
 use plugin::{Patience, Plugin};
 pub(crate) use words::cri_resources;
@@ -86,13 +88,14 @@ impl Nri {
         !self.plugins.read().is_empty()
     }
 
-    /// The plugins in their order. Those that are lost are forgotten.
+    /// The plugins in their order, without those that are lost.
     fn plugins(&self) -> Vec<Arc<Plugin>> {
-        let known = self.plugins.read().clone();
-        if known.iter().any(|plugin| plugin.link().has_ended()) {
-            self.plugins.write().retain(|plugin| !plugin.link().has_ended());
-        }
-        known.into_iter().filter(|plugin| !plugin.link().has_ended()).collect()
+        self.plugins.read().iter().filter(|plugin| !plugin.link().has_ended()).cloned().collect()
+    }
+
+    /// Forgets those that are lost.
+    fn prune(&self) {
+        self.plugins.write().retain(|plugin| !plugin.link().has_ended());
     }
 
     fn add(&self, plugin: Arc<Plugin>) {

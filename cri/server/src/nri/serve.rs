@@ -62,6 +62,10 @@ impl Server {
             self.nri.add(plugin.clone());
             updates
         };
+        if plugin.link().has_ended() {
+            // It left before it was on the list to be taken off.
+            self.nri.prune();
+        }
         info!(plugin = plugin.title(), "a plugin has joined");
         self.apply_updates(&plugin.title(), updates).await;
         Ok(())
@@ -157,6 +161,10 @@ async fn answer(server: Weak<Server>, plugin: Arc<Plugin>, mut calls: mpsc::Rece
         plugin.link().answer(&call, answer).await;
     }
     info!(plugin = plugin.title(), "a plugin is gone");
+    // One that was started by us ends when nobody holds it.
+    if let Some(server) = server.upgrade() {
+        server.nri.prune();
+    }
 }
 
 async fn update(server: &Arc<Server>, plugin: &Plugin, call: &Call) -> Result<Vec<u8>> {

@@ -180,6 +180,12 @@ pub(crate) fn cri_resources(wanted: &nri::LinuxResources) -> v1::LinuxContainerR
     }
 }
 
+/// The limit of memory and swap together that goes with a new limit of memory, where nobody says it: it moves as far.
+/// Bytes; nothing: it stays.
+pub(super) fn swap(limit: i64, old_limit: i64, old_swap: i64) -> Option<i64> {
+    (limit > 0 && old_limit > 0 && old_swap > 0).then(|| old_swap.saturating_add(limit - old_limit))
+}
+
 fn spec_resources(found: &Value) -> nri::LinuxResources {
     let (memory, cpu) = (&found["memory"], &found["cpu"]);
     let signed = |value: &Value| value.as_i64().map(|value| nri::OptionalInt64 { value });
@@ -370,5 +376,14 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(cri_resources(&resources(&asked)), asked);
+    }
+
+    #[test]
+    fn swap_follows_the_limit() {
+        for (limit, old_limit, old_swap, expected) in
+            [(9, 5, 5, Some(9)), (3, 5, 5, Some(3)), (3, 5, 8, Some(6)), (9, 5, -1, None), (9, 0, 0, None)]
+        {
+            assert_eq!(swap(limit, old_limit, old_swap), expected, "{limit} {old_limit} {old_swap}");
+        }
     }
 }
