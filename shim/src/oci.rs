@@ -3,15 +3,23 @@
 //! A call is a child process. Whoever makes it goes on; when the child has ended, [`Call::outcome`] reads what came of it.
 //! The built-in runtime answers through a pipe; others through their log file and pid file, as runc has them.
 
+mod answer;
+mod capabilities;
 mod causes;
 pub mod console;
+mod devices;
+mod exec;
+mod joined;
+mod limits;
+mod masks;
+mod program;
 pub mod runtime;
 mod shortcut;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -42,6 +50,10 @@ pub enum Verb {
         id: String,
         /// The file with the OCI process.
         process: PathBuf,
+        /// The container's first process.
+        pid: u32,
+        /// When that began; see [`windlass_sys::enter::birth`].
+        birth: u64,
     },
     /// Change the limits to those in the file.
     Update {
@@ -94,6 +106,11 @@ impl Caller {
         Ok(Self { program: process::sealed_program(Path::new("/proc/self/exe"))? })
     }
 
+    /// The sealed handle.
+    pub fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+
     /// A command that runs this program through its sealed handle.
     pub fn command(&self) -> Command {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
@@ -128,6 +145,23 @@ impl Caller {
         Ok(Call { pid: child.id(), answer })
     }
 
+    /// Has systemd make the scope `cgroup` (`slice:prefix:name`) with this process in it. Waits for it.
+    ///
+    /// # Errors
+    /// What systemd says went wrong.
+    pub fn scope(&self, id: &str, cgroup: &str) -> Result<()> {
+        let (ours, theirs) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from).context(|| "make a pipe".into())?;
+        process::set_inheritable(&theirs, true)?;
+        let mut command = self.command();
+        command.args([SUBCOMMAND, runtime::SCOPE, "--id", id, "--answer", &theirs.as_raw_fd().to_string()]);
+        command.args(["--systemd", "--cgroup", cgroup]).stdin(Stdio::null()).stdout(Stdio::null());
+        let ended = command.status().context(|| format!("have systemd make {cgroup}"))?;
+        drop(theirs);
+        let status = ended.code().map_or(u32::MAX, i32::cast_unsigned);
+        Call { pid: 0, answer: Answer::Pipe(ours) }.outcome(status).map(drop)
+    }
+
     fn built_in(
         &self,
         bundle: &Bundle,
@@ -144,8 +178,9 @@ impl Caller {
         command.arg("--root").arg(&bundle.state).arg("--bundle").arg(&bundle.path);
         command.arg("--cgroup").arg(&bundle.cgroup);
         match verb {
-            Verb::Exec { process, .. } => {
+            Verb::Exec { process, pid, birth, .. } => {
                 command.arg("--process").arg(process);
+                command.args(["--pid", &pid.to_string(), "--birth", &birth.to_string()]);
             }
             Verb::Update { resources } => {
                 command.arg("--resources").arg(resources);
@@ -213,7 +248,7 @@ impl Call {
                 // Others may hold the other end still, so this reads what is there and not to the end.
                 rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).ok();
                 File::from(pipe).take(LOG_LIMIT).read_to_string(&mut text).ok();
-                runtime::parse_answer(&text)
+                answer::parse(&text)
                     .unwrap_or_else(|| Err(Error::internal(format!("the OCI runtime ended with status {status}"))))
             }
             Answer::Files { log, pid } => {

@@ -13,6 +13,8 @@ pub struct Process {
     state: State,
     /// Its id on the host; 0 until there is one.
     pub pid: u32,
+    /// When it began, where that is needed; see [`windlass_sys::enter::birth`].
+    pub birth: u64,
     /// What the client asked for.
     pub wish: Wish,
     /// Its streams.
@@ -33,6 +35,7 @@ impl Process {
         Self {
             state: State::Unknown,
             pid: 0,
+            birth: 0,
             wish,
             io: None,
             exit: None,

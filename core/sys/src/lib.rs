@@ -6,7 +6,6 @@
 pub mod cgroup;
 pub mod disk;
 pub mod enter;
-pub mod environment;
 pub mod fs;
 pub mod idmap;
 pub mod inherit;

@@ -1,14 +1,21 @@
-//! Pseudo terminals: the socket on which an OCI runtime hands over a console, and the window's size.
+//! Pseudo terminals: how they are made, the socket on which an OCI runtime hands over a console, and the window's size.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::fs::{Mode, OFlags, major, minor};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use windlass_model::{Error, Result};
 
 use crate::errno;
+
+/// What `statfs` says of a `devpts` (`DEVPTS_SUPER_MAGIC`).
+const DEVPTS: i64 = 0x1cd1;
 
 /// Takes the descriptor that the other side of a connected socket sent: a console's master side.
 ///
@@ -30,6 +37,41 @@ pub fn receive_console(socket: &impl AsFd) -> Result<OwnedFd> {
     Err(Error::data_loss("an OCI runtime sent no console"))
 }
 
+/// Sends a descriptor over a connected socket, under a name that [`receive_console`] does not look at.
+///
+/// # Errors
+/// Where nobody receives it.
+pub fn send_console(socket: &impl AsFd, console: &impl AsFd) -> Result<()> {
+    let descriptors = [console.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    rustix::net::sendmsg(socket, &[IoSlice::new(b"/dev/ptmx")], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
+        .map_err(|error| errno(error, || "send a console".into()))
+}
+
+/// Makes a terminal of the `devpts` behind this process's `/dev/ptmx`: its master side, and the side for programs.
+///
+/// Whoever rules the files here may have put something else there, so what is opened is looked at.
+///
+/// # Errors
+/// [`windlass_model::Kind::FailedPrecondition`] where `/dev/ptmx` is not of a `devpts`; otherwise where the kernel refuses.
+pub fn make_terminal() -> Result<(OwnedFd, OwnedFd)> {
+    let failed = |error| errno(error, || "make a terminal from /dev/ptmx".into());
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::open("/dev/ptmx", flags, Mode::empty()).map_err(failed)?;
+    let system = rustix::fs::fstatfs(&master).map_err(failed)?;
+    let stat = rustix::fs::fstat(&master).map_err(failed)?;
+    if system.f_type != DEVPTS || (major(stat.st_rdev), minor(stat.st_rdev)) != (5, 2) {
+        return Err(Error::precondition("/dev/ptmx is not what makes terminals"));
+    }
+    unlockpt(&master).map_err(failed)?;
+    let slave =
+        ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(failed)?;
+    Ok((master, slave))
+}
+
 /// Tells the terminal's programs how large its window is, in characters.
 ///
 /// # Errors
@@ -42,7 +84,18 @@ pub fn resize(console: &impl AsFd, width: u16, height: u16) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::pty::{OpenptFlags, openpt};
+    use rustix::pty::openpt;
+
+    #[test]
+    fn a_terminal_is_made_and_handed_over() {
+        let (master, slave) = make_terminal().unwrap();
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        send_console(&here, &master).unwrap();
+        let received = receive_console(&there).unwrap();
+        resize(&received, 7, 9).unwrap();
+        let size = rustix::termios::tcgetwinsize(&slave).unwrap();
+        assert_eq!((size.ws_col, size.ws_row), (7, 9));
+    }
 
     #[test]
     fn a_window_keeps_its_size() {

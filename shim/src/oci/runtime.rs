@@ -1,24 +1,33 @@
-//! The built-in OCI runtime: the crate `libcontainer` in a fresh, single-threaded process of this program.
+//! The built-in OCI runtime: a fresh, single-threaded process of this program, with the crate `libcontainer` for all but
+//! execs.
 //!
 //! `oci create|start|exec|update|delete --id ID --root DIR --bundle DIR --answer FD …` does one thing and answers one line
-//! on the descriptor: `ok <pid>` or `error <kind> <message>`. The container's processes become children of the shim, not
-//! of this process.
+//! on the descriptor, see [`super::answer`]. The container's processes become children of the shim, not of this process.
 
 use std::error::Error as StdError;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use libcgroups::common::{CgroupConfig, CgroupManager, create_cgroup_manager};
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use serde_json::Value;
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::cgroup::Layout;
 use windlass_sys::process;
+use windlass_wire::words;
 
 use super::causes::Causes;
-use super::shortcut::{self, Shortcut};
-use super::{Arguments, text};
+use super::exec::{self, Target};
+use super::joined::Joined;
+use super::masks::Exchanged;
+use super::program::Program;
+use super::shortcut::Shortcut;
+use super::{Arguments, answer, devices, limits, text};
+
+/// The verb that has systemd make a scope for the process that calls; no OCI runtime has it.
+pub const SCOPE: &str = "scope";
 
 /// The command line.
 #[derive(Debug, Default)]
@@ -31,6 +40,8 @@ struct Options {
     systemd: bool,
     console: Option<PathBuf>,
     process: Option<PathBuf>,
+    pid: u32,
+    birth: u64,
     resources: Option<PathBuf>,
 }
 
@@ -43,23 +54,20 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let options = Options::parse(arguments)?;
     let mut answer = File::from(process::inherited(options.answer)?);
     process::restore_sigpipe()?;
+    if verb == "exec" {
+        return answer::write(&mut answer, &execute(&options));
+    }
     let causes = Causes::listen()?;
     let outcome = match verb.as_str() {
         "create" => create(&options),
         "start" => load(&options).and_then(|mut container| container.start().map_err(refused)).map(|()| 0),
-        "exec" => exec(&options),
         "update" => update(&options).map(|()| 0),
+        SCOPE => scope(&options).map(|()| 0),
         "delete" => load(&options).and_then(|mut container| container.delete(true).map_err(refused)).map(|()| 0),
         other => Err(Error::unimplemented(format!("oci {other}"))),
     };
-    let line = match &outcome {
-        Ok(pid) => format!("ok {pid}\n"),
-        Err(error) => {
-            let message = causes.add(error.to_string()).replace('\n', " ");
-            format!("error {} {message}\n", kind_word(error.kind()))
-        }
-    };
-    answer.write_all(line.as_bytes()).context(|| "answer".into())
+    let outcome = outcome.map_err(|error| Error::new(error.kind(), causes.add(error.to_string())));
+    answer::write(&mut answer, &outcome)
 }
 
 impl Options {
@@ -75,10 +83,9 @@ impl Options {
                 Some("--console") => options.console = Some(text(arguments.next())?.into()),
                 Some("--process") => options.process = Some(text(arguments.next())?.into()),
                 Some("--resources") => options.resources = Some(text(arguments.next())?.into()),
-                Some("--answer") => {
-                    let number = text(arguments.next())?;
-                    options.answer = number.parse().map_err(|_| Error::invalid(format!("descriptor {number:?}")))?;
-                }
+                Some("--answer") => options.answer = number(arguments.next())?,
+                Some("--pid") => options.pid = number(arguments.next())?,
+                Some("--birth") => options.birth = number(arguments.next())?,
                 _ => return Err(Error::invalid(format!("unknown argument {name:?}"))),
             }
         }
@@ -88,13 +95,13 @@ impl Options {
     /// What is read or written by path.
     fn paths(&self) -> Vec<&Path> {
         let console = self.console.as_deref().and_then(Path::parent);
-        let process = self.process.as_deref().and_then(Path::parent);
-        [Some(&*self.root), Some(&*self.bundle), console, process].into_iter().flatten().collect()
+        [Some(&*self.root), Some(&*self.bundle), console].into_iter().flatten().collect()
     }
 
     fn builder(&self) -> Result<ContainerBuilder> {
         ContainerBuilder::new(self.id.clone(), SyscallType::default())
             .with_console_socket(self.console.clone())
+            .with_executor(Program)
             .with_root_path(&self.root)
             .map_err(refused)
     }
@@ -108,36 +115,43 @@ fn create(options: &Options) -> Result<u32> {
         layout.create(&options.cgroup)?;
         shortcut = Shortcut::take(&layout, &options.bundle, &options.cgroup, &options.paths())?;
     }
+    let joined = if shortcut.is_none() { Joined::take(&options.bundle)? } else { None };
+    let bundle = shortcut.as_ref().map(|shortcut| &shortcut.bundle);
+    let bundle = bundle.or(joined.as_ref().map(|joined| &joined.bundle));
+    let exchanged = if bundle.is_none() { Exchanged::take(&options.bundle)? } else { None };
     let container = options
         .builder()?
-        .as_init(shortcut.as_ref().map_or(&options.bundle, |shortcut| &shortcut.bundle))
+        .as_init(bundle.unwrap_or(&options.bundle))
         .with_systemd(options.systemd)
         .as_sibling(true)
         .with_detach(true)
         .build()
-        .map_err(refused)?;
-    if let Some(shortcut) = shortcut {
-        shortcut.finish()?;
+        .map_err(refused);
+    exchanged.map_or(Ok(()), Exchanged::restore)?;
+    let container = container?;
+    match shortcut {
+        Some(shortcut) => shortcut.finish()?,
+        None => {
+            let resources = resources_of(&options.bundle)?;
+            limits::complete(&layout, &options.cgroup, &resources)?;
+            devices::restrict(&layout, &options.cgroup, &resources)?;
+        }
     }
     let pid = container.pid().ok_or_else(|| Error::internal("the container has no process"))?;
     Ok(pid.as_raw().unsigned_abs())
 }
 
-fn exec(options: &Options) -> Result<u32> {
-    if let Ok(layout) = Layout::detect()
-        && !layout.is_v2()
-    {
-        shortcut::enter(&layout, &options.cgroup, &options.paths())?;
-    }
-    let pid = options
-        .builder()?
-        .as_tenant()
-        .with_process(options.process.as_ref())
-        .with_detach(true)
-        .as_sibling(true)
-        .build()
-        .map_err(refused)?;
-    Ok(pid.as_raw().unsigned_abs())
+fn execute(options: &Options) -> Result<u32> {
+    let target = Target {
+        bundle: &options.bundle,
+        state: &options.root.join(&options.id),
+        cgroup: &options.cgroup,
+        pid: options.pid,
+        birth: options.birth,
+        console: options.console.as_deref(),
+    };
+    let process = options.process.as_ref().ok_or_else(|| Error::invalid("no process"))?;
+    exec::run(&target, process)
 }
 
 fn load(options: &Options) -> Result<Container> {
@@ -149,7 +163,25 @@ fn update(options: &Options) -> Result<()> {
     let bytes = std::fs::read(file).context(|| format!("read {}", file.display()))?;
     let resources = serde_json::from_slice(&bytes)
         .map_err(|error| Error::with_source(Kind::InvalidArgument, "resources of a container", error))?;
-    shortcut::limit(&options.cgroup, &resources, &options.id, options.systemd)
+    limits::change(&Layout::detect()?, &options.cgroup, &resources, &options.id, options.systemd)
+}
+
+fn scope(options: &Options) -> Result<()> {
+    let manager = create_cgroup_manager(CgroupConfig {
+        cgroup_path: (&options.cgroup).into(),
+        systemd_cgroup: options.systemd,
+        container_name: options.id.clone(),
+    });
+    manager.map_err(refused)?.add_task(nix_of_libcgroups::unistd::Pid::parent()).map_err(refused)
+}
+
+/// The limits in the bundle's specification.
+fn resources_of(bundle: &Path) -> Result<Value> {
+    let file = bundle.join(words::SPEC_FILE);
+    let bytes = std::fs::read(&file).context(|| format!("read {}", file.display()))?;
+    let mut spec: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error))?;
+    Ok(spec.pointer_mut("/linux/resources").map(Value::take).unwrap_or_default())
 }
 
 /// An error of libcontainer with all its causes, which it does not print by itself.
@@ -166,42 +198,7 @@ pub fn refused(error: impl StdError) -> Error {
     Error::new(super::kind(&message.to_lowercase()), format!("OCI runtime: {message}"))
 }
 
-fn kind_word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::NotFound => "not-found",
-        Kind::InvalidArgument => "invalid",
-        Kind::Unimplemented => "unimplemented",
-        _ => "internal",
-    }
-}
-
-/// The answer in a line, where it is one.
-pub fn parse_answer(text: &str) -> Option<Result<u32>> {
-    let (word, rest) = text.lines().next()?.split_once(' ')?;
-    match word {
-        "ok" => rest.parse().ok().map(Ok),
-        "error" => {
-            let (kind, message) = rest.split_once(' ')?;
-            let kind = [Kind::NotFound, Kind::InvalidArgument, Kind::Unimplemented]
-                .into_iter()
-                .find(|known| kind_word(*known) == kind);
-            Some(Err(Error::new(kind.unwrap_or(Kind::Internal), message)))
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_one_line() {
-        assert_eq!(parse_answer("ok 7\n").unwrap().unwrap(), 7);
-        let error = parse_answer("error not-found no such thing\n").unwrap().unwrap_err();
-        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::NotFound, "no such thing"));
-        for rubbish in ["", "ok", "ok x", "what 1", "\u{1}\u{2}"] {
-            assert!(parse_answer(rubbish).is_none(), "{rubbish:?}");
-        }
-    }
+fn number<N: std::str::FromStr>(argument: Option<std::ffi::OsString>) -> Result<N> {
+    let word = text(argument)?;
+    word.parse().map_err(|_| Error::invalid(format!("{word:?} is not a number")))
 }

@@ -27,6 +27,7 @@ use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::cgroup::Layout;
 use windlass_wire::words;
 
+use super::masks;
 use super::runtime::refused;
 
 /// Where the hierarchies are mounted, and so a folder that is there to put a new root on.
@@ -65,6 +66,7 @@ impl Shortcut {
         let mounts = File::open("/proc/self/ns/mnt").context(|| "open the mount namespace".into())?;
         let needed = joined_paths(&spec);
         let resources = rewrite(&mut spec, bundle, mounts.as_raw_fd());
+        masks::exchange(&mut spec);
         let folder = bundle.join(FOLDER);
         fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;
@@ -102,18 +104,6 @@ pub fn limit(cgroup: &str, resources: &Value, container: &str, systemd: bool) ->
     let change =
         ControllerOpt { resources: &resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
     create_cgroup_manager(config).map_err(refused)?.apply(&change).map_err(refused)
-}
-
-/// Moves this process into `cgroup` and lets libcontainer find no cgroups from now on, and of folders outside the root
-/// file system only `paths`. Nothing happens where there is no such cgroup.
-///
-/// # Errors
-/// Where the kernel refuses.
-pub fn enter(layout: &Layout, cgroup: &str, paths: &[&Path]) -> Result<()> {
-    match layout.enter(cgroup) {
-        Err(error) if error.is_not_found() => Ok(()),
-        outcome => outcome.and_then(|()| hide_cgroups(paths.iter().map(|path| path.to_path_buf())).map(drop)),
-    }
 }
 
 /// True for a container whose mount namespace this process can make for it, and that has no hooks: they are told the

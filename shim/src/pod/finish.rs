@@ -5,6 +5,7 @@ use std::fs;
 use windlass_model::event::Event;
 use windlass_model::process::{Exit, State, Verb};
 use windlass_model::{Error, Result};
+use windlass_sys::enter;
 use windlass_wire::task::{CreateTaskResponse, Empty, StartResponse};
 
 use super::{Done, Pod, Purpose, answer};
@@ -98,6 +99,10 @@ impl Pod {
         let owner = Owner::Process { container: id.into(), exec: None };
         match self.adopt(id, "", console.as_ref(), outcome, owner) {
             Ok((pid, ended)) => {
+                // Before its end is reaped, the id cannot be another's.
+                if let Ok(process) = self.process(id, "") {
+                    process.birth = enter::birth(pid).unwrap_or_default();
+                }
                 self.watch_memory(id);
                 answer(reply, Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() }));
                 self.outbox.publish(Event::TaskCreate { container: id.into(), pid });

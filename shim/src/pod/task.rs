@@ -125,11 +125,13 @@ impl Pod {
         fs::create_dir_all(&bundle.state).context(|| format!("make {}", bundle.state.display()))?;
         let file = bundle.state.join(format!("exec-{name}.json"));
         let owner = bundle::write_process(&file, &exec.spec, exec.process.wish.terminal, &self.limits)?;
+        let owner = bundle.outside(owner);
         let (io, ends) = Io::prepare(&exec.process.wish, owner)?;
         let socket = format!("tty-{name}.sock");
         let terminal = exec.process.wish.terminal;
         let console = terminal.then(|| Console::listen(&bundle.path, &socket)).transpose()?;
-        let verb = oci::Verb::Exec { id: name.into(), process: file.clone() };
+        let (pid, birth) = (container.init.pid, container.init.birth);
+        let verb = oci::Verb::Exec { id: name.into(), process: file.clone(), pid, birth };
         let path = console.as_ref().map(Console::path);
         let call = self.caller.call(bundle, &verb, container.systemd, path, Some(ends))?;
         exec.process.io = Some(io);

@@ -221,6 +221,12 @@ impl Rig {
         script: &str,
         terminal: bool,
     ) -> ttrpc::Result<(u32, String)> {
+        self.execute(container, exec, &process_spec(script, terminal)).await
+    }
+
+    /// Runs an OCI process as [`Rig::exec`] runs a script.
+    pub async fn execute(&self, container: &str, exec: &str, process: &Value) -> ttrpc::Result<(u32, String)> {
+        let terminal = process["terminal"] == true;
         let fifo = |name: &str| {
             let path = self.dir.join(format!("{exec}-{name}"));
             fs::remove_file(&path).ok();
@@ -239,7 +245,7 @@ impl Rig {
             stderr: if terminal { String::new() } else { err.display().to_string() },
             spec: MessageField::some(Any {
                 type_url: words::TYPE_PROCESS.into(),
-                value: serde_json::to_vec(&process_spec(script, terminal)).unwrap(),
+                value: serde_json::to_vec(process).unwrap(),
                 ..Default::default()
             }),
             ..Default::default()
