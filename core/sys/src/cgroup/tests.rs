@@ -40,3 +40,53 @@ fn a_cgroup_is_made_joined_killed_and_removed() {
     layout.remove(&format!("/windlass-test-sys-{}", std::process::id())).unwrap();
     assert!(layout.processes(&name).unwrap().is_empty());
 }
+
+#[test]
+fn a_kill_is_told_though_the_cgroup_is_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let pod = root.path().join("pod");
+    fs::create_dir_all(pod.join("c")).unwrap();
+    let (own, above) = (pod.join("c/memory.events"), pod.join("memory.events"));
+    for file in [&own, &above] {
+        fs::write(file, "max 0\noom_kill 3\n").unwrap();
+    }
+    let mut watch = OomWatch::new(&Layout::V2(root.path().into()), "/pod/c").unwrap();
+    assert!(!watch.take());
+    fs::write(&own, "max 9\noom_kill 3\n").unwrap();
+    assert!(!watch.take(), "a limit that was met is no kill");
+    fs::write(&own, "max 9\noom_kill 4\n").unwrap();
+    fs::write(&above, "max 9\noom_kill 4\n").unwrap();
+    assert!(watch.take() && !watch.take());
+    fs::write(&above, "max 9\noom_kill 5\n").unwrap();
+    fs::remove_file(&own).unwrap();
+    assert!(watch.take() && !watch.take(), "told by the cgroup above, once");
+}
+
+#[test]
+fn a_kill_elsewhere_is_not_told() {
+    let root = tempfile::tempdir().unwrap();
+    let pod = root.path().join("pod");
+    fs::create_dir_all(pod.join("c")).unwrap();
+    let (own, above) = (pod.join("c/memory.events"), pod.join("memory.events"));
+    for file in [&own, &above] {
+        fs::write(file, "oom_kill 0\n").unwrap();
+    }
+    let mut watch = OomWatch::new(&Layout::V2(root.path().into()), "/pod/c").unwrap();
+    // A sibling is killed, then this one ends in peace and its folder goes.
+    fs::write(&above, "oom_kill 1\n").unwrap();
+    fs::remove_file(&own).unwrap();
+    assert!(!watch.take());
+}
+
+#[test]
+fn only_scopes_of_version_2_are_left_to_systemd() {
+    let root = tempfile::tempdir().unwrap();
+    let layout = Layout::V2(root.path().into());
+    let folder = root.path().join("a.slice/p-c.scope");
+    fs::create_dir_all(&folder).unwrap();
+    assert!(layout.is_left_to_systemd("a.slice:p:c").unwrap());
+    assert!(!layout.is_left_to_systemd("/a.slice/p-c.scope").unwrap());
+    assert!(!Layout::V1(vec![root.path().into()]).is_left_to_systemd("a.slice:p:c").unwrap());
+    fs::remove_dir(&folder).unwrap();
+    assert!(!layout.is_left_to_systemd("a.slice:p:c").unwrap());
+}
