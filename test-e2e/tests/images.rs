@@ -4,7 +4,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use windlass_test_e2e::image::{Compression, Image, Layer, Recipe};
 use windlass_test_e2e::newer::{self, Bytes, IMAGES};
-use windlass_test_e2e::node::Plan;
 use windlass_test_e2e::words::{Int64Value, ListImagesRequest};
 use windlass_test_e2e::{Node, cri};
 
@@ -15,12 +14,13 @@ fn image(seed: &str, user: &str) -> Result<Image> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_agree_everywhere() -> Result<()> {
-    let node = Node::start().await?;
+    let mut node = Node::start().await?;
     let image = image("ids", "")?;
     let first = node.registry.push("one", "1", &image)?;
     let second = node.registry.push("other/two", "2", &image)?;
     let id = node.cri.pull(&first).await?;
     ensure!(id == image.id && node.cri.pull(&second).await? == id);
+    node.mark().await;
     let digest = image.top().digest();
     let by_digest = format!("{}@{digest}", first.trim_end_matches(":1"));
     let both = format!("{first}@{digest}");
@@ -45,10 +45,11 @@ async fn ids_agree_everywhere() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removal_by_any_name_takes_all_names() -> Result<()> {
-    let node = Node::start().await?;
+    let mut node = Node::start().await?;
     let (image, other) = (image("names", "")?, image("other", "")?);
     let stays = node.registry.push("stays", "1", &other)?;
     node.cri.pull(&stays).await?;
+    node.mark().await;
     let tags = [
         node.registry.push("names", "1", &image)?,
         node.registry.push("names", "2", &image)?,
@@ -77,8 +78,7 @@ async fn removal_by_any_name_takes_all_names() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_pins_and_labels_are_told() -> Result<()> {
-    let plan = Plan { more_config: String::new(), ..Plan::default() };
-    let mut node = Node::start_with(plan).await?;
+    let mut node = Node::start().await?;
     for (at, (user, uid, name)) in
         [("", None, ""), ("1000", Some(1000), ""), ("1000:10", Some(1000), ""), ("wally:extra", None, "wally")]
             .into_iter()
@@ -90,6 +90,7 @@ async fn users_pins_and_labels_are_told() -> Result<()> {
         ensure!(found.uid == uid.map(|value| Int64Value { value }) && found.username == name, "{user}: {found:?}");
         ensure!(!found.pinned);
     }
+    node.mark().await;
     // A pin holds for images that are here already.
     let host = node.registry.host().to_owned();
     let config = std::fs::read_to_string(&node.setup.config)?;
