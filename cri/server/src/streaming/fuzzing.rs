@@ -4,7 +4,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::status::Report;
-use super::testing::{Echo, IDLE, exec, ports};
+use super::testing::{Echo, exec, ports, terms};
 use super::websocket::Codec;
 use super::websocket::remote_command::Subprotocol;
 use super::{spdy, websocket};
@@ -29,7 +29,7 @@ pub(crate) fn spdy(bytes: &[u8]) {
             spdy::remote_command::Version::V4,
             exec("0", true),
             &Echo,
-            IDLE,
+            terms,
             stop,
         )),
         1 => run(spdy::remote_command::serve(
@@ -37,10 +37,10 @@ pub(crate) fn spdy(bytes: &[u8]) {
             spdy::remote_command::Version::V1,
             exec("7", false),
             &Echo,
-            IDLE,
+            terms,
             stop,
         )),
-        2 => run(spdy::port_forward::serve(client(bytes), ports(&[]), &Echo, IDLE, stop)),
+        2 => run(spdy::port_forward::serve(client(bytes), ports(&[]), &Echo, terms(&stop))),
         _ => spdy::fuzz_headers(bytes),
     }
 }
@@ -56,7 +56,7 @@ pub(crate) fn websocket(bytes: &[u8]) {
             subprotocol(Codec::Binary),
             exec("0", true),
             &Echo,
-            IDLE,
+            terms,
             stop,
         )),
         1 => run(websocket::remote_command::serve(
@@ -64,10 +64,10 @@ pub(crate) fn websocket(bytes: &[u8]) {
             subprotocol(Codec::Base64),
             exec("0", false),
             &Echo,
-            IDLE,
+            terms,
             stop,
         )),
-        2 => run(websocket::port_forward::serve(client(bytes), Codec::Binary, ports(&[80, 1]), &Echo, IDLE, stop)),
-        _ => run(websocket::port_forward::serve_tunnel(client(bytes), ports(&[]), &Echo, IDLE, stop)),
+        2 => run(websocket::port_forward::serve(client(bytes), Codec::Binary, ports(&[80, 1]), &Echo, terms(&stop))),
+        _ => run(websocket::port_forward::serve_tunnel(client(bytes), ports(&[]), &Echo, terms(&stop))),
     }
 }

@@ -9,8 +9,11 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::idle::Clock;
 use super::outbox::Outbox;
+use super::socket::Watch;
 
 /// How long a client may take to close after the farewell.
 const LINGER: Duration = Duration::from_secs(5);
@@ -21,21 +24,32 @@ const PARTING: Duration = Duration::from_secs(1);
 /// How long a client that breaks the rules may take to be told so.
 const REBUKE: Duration = Duration::from_secs(1);
 
+/// When a connection ends that neither side ends.
+#[derive(Clone)]
+pub(super) struct Terms {
+    /// How long it may be still.
+    pub idle: Duration,
+    /// The daemon stops.
+    pub stop: CancellationToken,
+    /// Sees a client leave whose bytes wait; `None` where another connection carries this one.
+    pub watch: Option<Watch>,
+}
+
 /// What a connection consists of.
 pub(super) struct Link {
     /// Frames to the client.
     pub outbox: Outbox,
     /// When it last moved.
     pub clock: Clock,
-    /// How long it may be still.
-    pub idle: Duration,
+    idle: Duration,
+    watch: Option<Watch>,
 }
 
 impl Link {
-    /// A connection that may be still for `idle`.
-    pub(super) fn new(idle: Duration) -> Self {
+    /// A connection on these terms.
+    pub(super) fn new(terms: &Terms) -> Self {
         let clock = Clock::new();
-        Self { outbox: Outbox::new(clock.clone()), clock, idle }
+        Self { outbox: Outbox::new(clock.clone()), clock, idle: terms.idle, watch: terms.watch.clone() }
     }
 
     /// Runs until everything has ended. `read` ends with the client or its first violation, `write` drains the outbox,
@@ -48,7 +62,13 @@ impl Link {
         gone: impl FnOnce(),
         farewell: impl FnOnce(),
     ) {
-        let Self { outbox, clock, idle } = self;
+        let Self { outbox, clock, idle, watch } = self;
+        let hung_up = async {
+            match &watch {
+                Some(watch) => watch.hung_up(&clock).await,
+                None => std::future::pending().await,
+            }
+        };
         // In boxes, because the socket must be closed while the session may still run.
         let (mut read, mut write) = (Box::pin(read), Box::pin(write));
         let mut serve = std::pin::pin!(serve);
@@ -63,6 +83,7 @@ impl Link {
                 return;
             }
             () = clock.still_for(idle) => false,
+            () = hung_up => false,
         };
         if served {
             farewell();

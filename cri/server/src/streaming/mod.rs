@@ -18,6 +18,7 @@ mod port_forward;
 mod remote_command;
 mod resize;
 mod server;
+mod socket;
 mod source;
 mod spdy;
 mod status;

@@ -20,7 +20,9 @@ use tokio_util::task::TaskTracker;
 use windlass_model::{Context, Result};
 
 use super::handshake::{self, Ports, Speaks};
+use super::link::Terms;
 use super::remote_command::{Command, Host};
+use super::socket::Socket;
 use super::{Session, Streaming, StreamingConfig, spdy, tls, websocket};
 
 /// The most connections at once; more wait until one ends.
@@ -124,10 +126,13 @@ async fn connection(
     // Keystrokes are small and should go at once; a client that lost its power should be noticed some day.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    let (stream, watch) = Socket::new(stream);
+    let terms = Terms { idle: shared.idle, stop: shared.stop.clone(), watch: Some(watch) };
+    let place = (place, cut_off, terms);
     match tls {
-        None => http(shared, stream, place, cut_off).await,
+        None => http(shared, stream, place).await,
         Some(acceptor) => match tokio::time::timeout(HEAD, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => http(shared, stream, place, cut_off).await,
+            Ok(Ok(stream)) => http(shared, stream, place).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
@@ -135,11 +140,11 @@ async fn connection(
 }
 
 /// Answers the one request of a connection. An upgraded one goes on in a task of its own, so that nothing of HTTP stays.
-async fn http<S>(shared: Arc<Shared>, stream: S, place: OwnedSemaphorePermit, cut_off: CancellationToken)
+async fn http<S>(shared: Arc<Shared>, stream: S, place: Place)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let place = parking_lot::Mutex::new(Some((place, cut_off)));
+    let place = parking_lot::Mutex::new(Some(place));
     let service = service_fn(|request| {
         let answer = answer(&shared, request, &place);
         async move { Ok::<_, Infallible>(answer) }
@@ -157,21 +162,26 @@ where
     }
 }
 
-type Place = parking_lot::Mutex<Option<(OwnedSemaphorePermit, CancellationToken)>>;
+/// What a connection is given once, and its session keeps.
+type Place = (OwnedSemaphorePermit, CancellationToken, Terms);
 
-fn answer(shared: &Arc<Shared>, mut request: Request<Incoming>, place: &Place) -> Response<Full<Bytes>> {
+fn answer(
+    shared: &Arc<Shared>,
+    mut request: Request<Incoming>,
+    place: &parking_lot::Mutex<Option<Place>>,
+) -> Response<Full<Bytes>> {
     let answer = match agreed(shared, &request) {
         Err(refusal) => refusal,
         Ok((session, speaks, answer)) => match place.lock().take() {
             // The connection takes one request.
             None => status(StatusCode::SERVICE_UNAVAILABLE),
-            Some((place, cut_off)) => {
+            Some((place, cut_off, terms)) => {
                 let upgrade = hyper::upgrade::on(&mut request);
-                let session_of = shared.clone();
+                let host = shared.host.clone();
                 shared.sessions.spawn(async move {
                     let whole = async {
                         match upgrade.await {
-                            Ok(client) => serve(&session_of, TokioIo::new(client), session, speaks).await,
+                            Ok(client) => serve(host.as_ref(), TokioIo::new(client), session, speaks, terms).await,
                             Err(error) => tracing::debug!(%error, "a streaming upgrade failed"),
                         }
                     };
@@ -205,20 +215,24 @@ fn agreed(
     Ok((session, speaks, answer))
 }
 
-async fn serve(shared: &Shared, client: impl AsyncRead + AsyncWrite + Send + Unpin, session: Session, speaks: Speaks) {
-    let Shared { host, idle, stop, .. } = shared;
-    let (host, idle, stop) = (host.as_ref(), *idle, stop.clone());
+async fn serve(
+    host: &dyn Host,
+    client: impl AsyncRead + AsyncWrite + Send + Unpin,
+    session: Session,
+    speaks: Speaks,
+    terms: Terms,
+) {
     let command = match session {
         Session::Exec(exec) => Command::Exec(exec),
         Session::Attach(attach) => Command::Attach(attach),
         Session::PortForward(ports) => {
             return match speaks {
-                Speaks::PortsOverSpdy => spdy::port_forward::serve(client, ports, host, idle, stop).await,
+                Speaks::PortsOverSpdy => spdy::port_forward::serve(client, ports, host, terms).await,
                 Speaks::PortsOverWebSocket(Ports::Tunnel) => {
-                    websocket::port_forward::serve_tunnel(client, ports, host, idle, stop).await;
+                    websocket::port_forward::serve_tunnel(client, ports, host, terms).await;
                 }
                 Speaks::PortsOverWebSocket(Ports::Channels(codec)) => {
-                    websocket::port_forward::serve(client, codec, ports, host, idle, stop).await;
+                    websocket::port_forward::serve(client, codec, ports, host, terms).await;
                 }
                 Speaks::CommandOverSpdy(_) | Speaks::CommandOverWebSocket(_) => {}
             };
@@ -226,11 +240,14 @@ async fn serve(shared: &Shared, client: impl AsyncRead + AsyncWrite + Send + Unp
     };
     match speaks {
         Speaks::CommandOverSpdy(version) => {
-            spdy::remote_command::serve(client, version, command, host, idle, stop).await;
+            spdy::remote_command::serve(client, version, command, host, terms).await;
         }
         Speaks::CommandOverWebSocket(subprotocol) => {
-            websocket::remote_command::serve(client, subprotocol, command, host, idle, stop).await;
+            websocket::remote_command::serve(client, subprotocol, command, host, terms).await;
         }
         Speaks::PortsOverSpdy | Speaks::PortsOverWebSocket(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 use windlass_model::{Error, Result};
 
+use super::link::Terms;
 use super::remote_command::{Command, Host};
 use super::{AttachSession, ExecSession, Input, Output, PortForwardSession, Streams};
 
-/// How long a connection of a test may be still.
-pub(super) const IDLE: Duration = Duration::from_secs(3600);
+/// The terms of a test's connection.
+pub(super) fn terms(stop: &CancellationToken) -> Terms {
+    Terms { idle: Duration::from_secs(3600), stop: stop.clone(), watch: None }
+}
 
 /// The port that nothing listens on.
 pub(super) const CLOSED: u16 = 1;
 
-/// Echoes stdin on stdout, tells sizes on it, complains on stderr; the command is the exit code, or `fail`, or `hang`.
+/// Echoes stdin on stdout and complains on stderr; the command is the exit code, `fail` or `hang`.
 pub(super) struct Echo;
 
 #[async_trait]
@@ -26,16 +30,8 @@ impl Host for Echo {
             std::future::pending::<()>().await;
         }
         if let (Some(mut stdin), Some(mut stdout)) = (stdin, stdout) {
-            let sizes = async {
-                while let Some(size) = resize.recv().await {
-                    tracing::debug!(?size, "resized");
-                }
-            };
+            let sizes = async { while resize.recv().await.is_some() {} };
             let copied = async {
-                if session.command == ["deaf"] {
-                    // Reads nothing until its client has gone.
-                    std::future::pending::<()>().await;
-                }
                 tokio::io::copy(&mut stdin, &mut stdout).await.ok();
                 stdout.shutdown().await.ok();
             };

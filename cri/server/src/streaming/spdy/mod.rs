@@ -10,6 +10,8 @@
 
 mod frame;
 mod headers;
+#[cfg(test)]
+pub(super) mod peer;
 pub(super) mod port_forward;
 pub(super) mod remote_command;
 mod session;

@@ -8,10 +8,9 @@ use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::super::PortForwardSession;
-use super::super::link::Link;
+use super::super::link::{Link, Terms};
 use super::super::pipe::Inlet;
 use super::super::remote_command::Host;
 use super::frame::Reset;
@@ -56,11 +55,11 @@ pub(in super::super) async fn serve(
     client: impl AsyncRead + AsyncWrite + Send,
     session: PortForwardSession,
     host: &dyn Host,
-    idle: Duration,
-    stop: CancellationToken,
+    terms: Terms,
 ) {
-    super::connection(client, Link::new(idle), false, |opened| async move {
-        let _ = stop.run_until_cancelled(forward_all(opened, &session, host)).await;
+    let link = Link::new(&terms);
+    super::connection(client, link, false, |opened| async move {
+        let _ = terms.stop.run_until_cancelled(forward_all(opened, &session, host)).await;
     })
     .await;
 }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use super::super::link::Link;
+use super::super::link::{Link, Terms};
 use super::super::pipe::Inlet;
 use super::super::remote_command::{Command, Host, Wanted};
 use super::super::status::Report;
@@ -45,11 +44,11 @@ pub(in super::super) async fn serve(
     version: Version,
     command: Command,
     host: &dyn Host,
-    idle: Duration,
-    stop: CancellationToken,
+    terms: Terms,
 ) {
-    super::connection(client, Link::new(idle), true, |opened| async move {
-        let collected = stop.run_until_cancelled(collect(opened, command.wanted(), version)).await.flatten();
+    let link = Link::new(&terms);
+    super::connection(client, link, true, |opened| async move {
+        let collected = terms.stop.run_until_cancelled(collect(opened, command.wanted(), version)).await.flatten();
         let Some(Collected { errors: Some(errors), stdin, stdout, stderr, resize }) = collected else { return };
         let (sizes, receiver) = resize::channel();
         // Our halves of stdin and resize stay open, unused, until the end, as the client's library expects.
@@ -62,7 +61,7 @@ pub(in super::super) async fn serve(
             resize: receiver,
         };
         let report = if version >= Version::V4 { Report::Json } else { Report::Text };
-        let run = command.run(host, streams, Box::new(errors), report, &stop);
+        let run = command.run(host, streams, Box::new(errors), report, &terms.stop);
         let resizing = async {
             if let Some(resize) = resize {
                 resize::pump(resize, sizes).await;

@@ -2,138 +2,31 @@
 
 use std::time::Duration;
 
-use flate2::{Compress, Compression, FlushCompress};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::testing::{CLOSED, Echo, IDLE, exec, ports};
-use super::headers::DICTIONARY;
+use super::super::testing::{CLOSED, Echo, exec, ports, terms};
+use super::peer::{Got, Peer};
 use super::remote_command::Version;
 use super::{port_forward, remote_command};
 
-/// A client with bytes of its own.
-struct Peer {
-    io: DuplexStream,
-    zlib: Compress,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Got {
-    Data(u32, bool, Vec<u8>),
-    Control(u16, Vec<u8>),
-    End,
-}
-
-impl Peer {
-    fn new(io: DuplexStream) -> Self {
-        let mut zlib = Compress::new(Compression::best(), true);
-        zlib.set_dictionary(&DICTIONARY).unwrap();
-        Self { io, zlib }
-    }
-
-    async fn control(&mut self, kind: u16, flags: u8, payload: &[u8]) {
-        let mut frame = vec![0x80, 3, 0, kind as u8, flags];
-        frame.extend(&(payload.len() as u32).to_be_bytes()[1..]);
-        frame.extend(payload);
-        // A server that closes must not fail the test at a random place.
-        let _ = self.io.write_all(&frame).await;
-    }
-
-    async fn open(&mut self, id: u32, headers: &[(&str, &str)]) {
-        let mut block = (headers.len() as u32).to_be_bytes().to_vec();
-        for text in headers.iter().flat_map(|(name, value)| [name, value]) {
-            block.extend((text.len() as u32).to_be_bytes());
-            block.extend(text.as_bytes());
-        }
-        self.open_with(id, &block).await;
-    }
-
-    async fn open_with(&mut self, id: u32, block: &[u8]) {
-        let mut payload = id.to_be_bytes().to_vec();
-        payload.extend([0; 6]);
-        let mut compressed = Vec::with_capacity(block.len() + 1024);
-        self.zlib.compress_vec(block, &mut compressed, FlushCompress::Sync).unwrap();
-        payload.extend(compressed);
-        self.control(1, 0, &payload).await;
-    }
-
-    async fn data(&mut self, id: u32, fin: bool, bytes: &[u8]) {
-        let mut frame = id.to_be_bytes().to_vec();
-        frame.push(u8::from(fin));
-        frame.extend(&(bytes.len() as u32).to_be_bytes()[1..]);
-        frame.extend(bytes);
-        let _ = self.io.write_all(&frame).await;
-    }
-
-    async fn window(&mut self, id: u32, delta: u32) {
-        self.control(9, 0, &[id.to_be_bytes(), delta.to_be_bytes()].concat()).await;
-    }
-
-    /// The next frame but for window updates.
-    async fn got(&mut self) -> Got {
-        loop {
-            let mut head = [0; 8];
-            if self.io.read_exact(&mut head).await.is_err() {
-                return Got::End;
-            }
-            let mut payload = vec![0; u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize];
-            self.io.read_exact(&mut payload).await.unwrap();
-            let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
-            match (head[0] >> 7, head[3]) {
-                (0, _) => return Got::Data(first, head[4] == 1, payload),
-                (_, 9) => {}
-                (_, kind) => return Got::Control(u16::from(kind), payload),
-            }
-        }
-    }
-
-    /// Everything of one stream until its end.
-    async fn all_of(&mut self, id: u32) -> Vec<u8> {
-        let mut all = Vec::new();
-        loop {
-            match self.got().await {
-                Got::Data(of, fin, bytes) if of == id => {
-                    all.extend(bytes);
-                    if fin {
-                        return all;
-                    }
-                }
-                Got::End => panic!("ended after {} bytes", all.len()),
-                _ => {}
-            }
-        }
-    }
-
-    /// Whether the server says that the protocol was broken, and closes.
-    async fn is_thrown_out(mut self) -> bool {
-        let mut told = false;
-        loop {
-            match self.got().await {
-                Got::Control(7, payload) => told = payload[4..] == [0, 0, 0, 1],
-                Got::End => return told,
-                _ => {}
-            }
-        }
-    }
-}
-
 /// A command whose server has 1 KiB of room to write to.
-fn command(version: Version, word: &str, tty: bool, stop: &CancellationToken) -> (Peer, JoinHandle<()>) {
+fn command(version: Version, word: &str, tty: bool, stop: &CancellationToken) -> (Peer<DuplexStream>, JoinHandle<()>) {
     let (ours, theirs) = tokio::io::duplex(1024);
     let (command, stop) = (exec(word, tty), stop.clone());
-    let server = tokio::spawn(async move { remote_command::serve(ours, version, command, &Echo, IDLE, stop).await });
+    let server = tokio::spawn(async move { remote_command::serve(ours, version, command, &Echo, terms(&stop)).await });
     (Peer::new(theirs), server)
 }
 
-fn forward() -> (Peer, JoinHandle<()>) {
+fn forward() -> (Peer<DuplexStream>, JoinHandle<()>) {
     let (ours, theirs) = tokio::io::duplex(1024);
     let stop = CancellationToken::new();
-    let server = tokio::spawn(async move { port_forward::serve(ours, ports(&[]), &Echo, IDLE, stop).await });
+    let server = tokio::spawn(async move { port_forward::serve(ours, ports(&[]), &Echo, terms(&stop)).await });
     (Peer::new(theirs), server)
 }
 
-async fn open_all(peer: &mut Peer, kinds: &[&str]) {
+async fn open_all(peer: &mut Peer<DuplexStream>, kinds: &[&str]) {
     for (kind, id) in kinds.iter().zip((1..).step_by(2)) {
         peer.open(id, &[("streamtype", kind)]).await;
         let Got::Control(2, reply) = peer.got().await else { panic!("no reply to {kind}") };
@@ -205,7 +98,7 @@ async fn much_more_than_a_window_passes_both_ways() {
     let mut peer = peer;
     open_all(&mut peer, &["error", "stdin", "stdout", "stderr"]).await;
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| at as u8 ^ (at >> 8) as u8).collect();
-    let Peer { io, zlib: _ } = peer;
+    let Peer { io, .. } = peer;
     let (from, mut to) = tokio::io::split(io);
     let sent = bytes.clone();
     let sending = tokio::spawn(async move {
@@ -253,7 +146,7 @@ async fn a_client_with_windows_is_not_sent_more_than_they_hold() {
 
 #[tokio::test]
 async fn what_breaks_the_protocol_ends_the_connection() {
-    type Crime = fn(&mut Peer) -> futures::future::BoxFuture<'_, ()>;
+    type Crime = fn(&mut Peer<DuplexStream>) -> futures::future::BoxFuture<'_, ()>;
     let crimes: [(&str, Crime); 11] = [
         ("even id", |peer| Box::pin(peer.open(2, &[("streamtype", "error")]))),
         ("id 0", |peer| Box::pin(peer.open(0, &[("streamtype", "error")]))),

@@ -1,12 +1,9 @@
 //! Port-forward over WebSocket: two channels for each port, data and errors, which both begin with the port's number.
 
-use std::time::Duration;
-
 use futures::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio_util::sync::CancellationToken;
 
-use super::super::link::Link;
+use super::super::link::{Link, Terms};
 use super::super::pipe::{Inlet, pipe};
 use super::super::remote_command::Host;
 use super::super::{PortForwardSession, spdy};
@@ -26,10 +23,9 @@ pub(in super::super) async fn serve(
     codec: Codec,
     session: PortForwardSession,
     host: &dyn Host,
-    idle: Duration,
-    stop: CancellationToken,
+    terms: Terms,
 ) {
-    let link = Link::new(idle);
+    let link = Link::new(&terms);
     let mut feeders = Vec::new();
     let mut forwards = Vec::new();
     for (&port, number) in session.ports.iter().take(MOST).zip((0..).step_by(2)) {
@@ -39,7 +35,7 @@ pub(in super::super) async fn serve(
         forwards.push(forward(host, &session, port, input, data, errors));
     }
     let serve = async {
-        let _ = stop.run_until_cancelled(join_all(forwards)).await;
+        let _ = terms.stop.run_until_cancelled(join_all(forwards)).await;
     };
     let messages = Messages::Channels(Channels::new(codec, false, feeders));
     super::connection(client, link, messages, serve).await;
@@ -69,12 +65,11 @@ pub(in super::super) async fn serve_tunnel(
     client: impl AsyncRead + AsyncWrite + Send,
     session: PortForwardSession,
     host: &dyn Host,
-    idle: Duration,
-    stop: CancellationToken,
+    terms: Terms,
 ) {
-    let link = Link::new(idle);
+    let link = Link::new(&terms);
     let (feeder, input) = pipe(LIMIT, Box::new(|_| ()));
     let spdy = tokio::io::join(input, tunnel::Outlet::new(link.outbox.clone()));
-    let serve = spdy::port_forward::serve(spdy, session, host, idle, stop);
+    let serve = spdy::port_forward::serve(spdy, session, host, Terms { watch: None, ..terms });
     super::connection(client, link, Messages::Tunnel(feeder), serve).await;
 }

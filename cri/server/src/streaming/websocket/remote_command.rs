@@ -1,11 +1,8 @@
 //! Exec and attach over WebSocket: the channels 0 to 2 are stdin, stdout and stderr, 3 reports errors, 4 resizes.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
 
-use super::super::link::Link;
+use super::super::link::{Link, Terms};
 use super::super::pipe::pipe;
 use super::super::remote_command::{Command, Host};
 use super::super::status::Report;
@@ -38,12 +35,11 @@ pub(in super::super) async fn serve(
     subprotocol: Subprotocol,
     command: Command,
     host: &dyn Host,
-    idle: Duration,
-    stop: CancellationToken,
+    terms: Terms,
 ) {
     let Subprotocol { codec, closing, report } = subprotocol;
     let wanted = command.wanted();
-    let link = Link::new(idle);
+    let link = Link::new(&terms);
     let outlet = |channel| Outlet::new(link.outbox.clone(), codec, channel);
     let (stdin_feeder, stdin) = wanted.stdin.then(|| pipe(STDIN_LIMIT, Box::new(|_| ()))).unzip();
     let (resize_feeder, resize) = pipe(RESIZE_LIMIT, Box::new(|_| ()));
@@ -61,7 +57,7 @@ pub(in super::super) async fn serve(
         resize: receiver,
     };
     let serve = async {
-        let run = command.run(host, streams, Box::new(errors), report, &stop);
+        let run = command.run(host, streams, Box::new(errors), report, &terms.stop);
         let resizing = async {
             resize::pump(resize, sizes).await;
             std::future::pending().await

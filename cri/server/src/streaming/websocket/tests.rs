@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::super::status::Report;
-use super::super::testing::{Echo, IDLE, exec, ports};
+use super::super::testing::{Echo, exec, ports, terms};
 use super::Codec;
 use super::remote_command::Subprotocol;
 use super::{port_forward, remote_command};
@@ -25,7 +25,7 @@ async fn command(subprotocol: Subprotocol, word: &str) -> (Client, JoinHandle<()
     let command = exec(word, false);
     let stop = CancellationToken::new();
     let server =
-        tokio::spawn(async move { remote_command::serve(ours, subprotocol, command, &Echo, IDLE, stop).await });
+        tokio::spawn(async move { remote_command::serve(ours, subprotocol, command, &Echo, terms(&stop)).await });
     (WebSocketStream::from_raw_socket(theirs, Role::Client, None).await, server)
 }
 
@@ -111,7 +111,7 @@ async fn what_breaks_the_protocol_ends_the_connection() {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         let stop = CancellationToken::new();
         let server =
-            tokio::spawn(async move { remote_command::serve(ours, V5, exec("0", false), &Echo, IDLE, stop).await });
+            tokio::spawn(async move { remote_command::serve(ours, V5, exec("0", false), &Echo, terms(&stop)).await });
         theirs.write_all(bytes).await.unwrap();
         let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
         assert_eq!(rest(&mut client).await.1, Some(CloseCode::from(code)), "{name}");
@@ -137,7 +137,7 @@ async fn ports_have_two_channels_each_that_begin_with_the_port() {
     let stop = CancellationToken::new();
     let session = ports(&[8080, 1]);
     let server = tokio::spawn(async move {
-        port_forward::serve(ours, Codec::Binary, session, &Echo, IDLE, stop).await;
+        port_forward::serve(ours, Codec::Binary, session, &Echo, terms(&stop)).await;
     });
     let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
     let mut greeted = vec![Vec::new(); 4];
@@ -158,7 +158,7 @@ async fn spdy_goes_through_a_tunnel_in_pieces_of_any_size() {
     let (ours, theirs) = tokio::io::duplex(1024);
     let stop = CancellationToken::new();
     let server = tokio::spawn(async move {
-        port_forward::serve_tunnel(ours, ports(&[]), &Echo, IDLE, stop).await;
+        port_forward::serve_tunnel(ours, ports(&[]), &Echo, terms(&stop)).await;
     });
     let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
     let first = client.next().await.unwrap().unwrap().into_data();
