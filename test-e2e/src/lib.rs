@@ -19,6 +19,7 @@ pub mod nri;
 pub mod node;
 pub mod registry;
 pub mod secure;
+pub mod spdy;
 pub mod systemd;
 pub mod trouble;
 
