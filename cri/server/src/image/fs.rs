@@ -1,11 +1,11 @@
 //! ImageFsInfo: what images and containers take from the disk.
 //!
-//! A committed snapshot never changes, so it is measured once. Containers' own layers change, and measuring one walks
-//! it: each is measured anew only after a while.
+//! Images are blobs and committed snapshots. A committed one never changes, so it is measured once. What containers write
+//! changes, and is measured in the background (see [`crate::stats::Layers`]), so that a layer that does not come back from
+//! the disk holds nobody up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use windlass_cri_api::v1;
@@ -14,65 +14,66 @@ use windlass_model::{Result, Timestamp};
 
 use crate::Server;
 
-/// How long the measure of a changing snapshot counts.
-const FRESH: Duration = Duration::from_secs(60);
-
-/// Measures of snapshots by key.
+/// Measures of committed snapshots by key.
 #[derive(Default)]
-pub(crate) struct Measures(Mutex<HashMap<String, (Usage, Instant)>>);
+pub(crate) struct Measures(Mutex<HashMap<String, Usage>>);
 
 impl Measures {
-    fn get(&self, key: &str, kind: Kind) -> Option<Usage> {
-        let known = self.0.lock();
-        let (usage, at) = known.get(key)?;
-        (kind == Kind::Committed || at.elapsed() < FRESH).then_some(*usage)
-    }
-
-    fn keep(&self, keys: &[String]) {
-        let mut known = self.0.lock();
-        if known.len() > keys.len() {
-            known.retain(|key, _| keys.contains(key));
-        }
+    fn keep(&self, alive: &HashSet<&str>) {
+        self.0.lock().retain(|key, _| alive.contains(key.as_str()));
     }
 }
 
 impl Server {
-    /// Bytes and inodes of images (blobs and layers) and of containers' own layers.
+    /// Bytes and inodes of images (blobs and layers), and apart from them of what containers have written. Both name the
+    /// folder of the driver, whose file system is the one that the kubelet watches.
     pub(crate) async fn image_fs_info(
         self: &Arc<Self>,
         _request: v1::ImageFsInfoRequest,
     ) -> Result<v1::ImageFsInfoResponse> {
-        let snapshots = self.tenant.snapshots(&self.config.snapshotter)?;
-        let (mut images, mut containers) = (Usage::default(), Usage::default());
-        let all = snapshots.list().await?;
-        for info in &all {
-            let usage = match self.measures.get(&info.key, info.kind) {
-                Some(usage) => usage,
-                // One that went away meanwhile takes nothing.
-                None => match snapshots.usage(&info.key).await {
-                    Ok(usage) => {
-                        self.measures.0.lock().insert(info.key.clone(), (usage, Instant::now()));
-                        usage
-                    }
-                    Err(error) if error.is_not_found() => continue,
-                    Err(error) => return Err(error),
-                },
-            };
-            let sum = if info.kind == Kind::Committed { &mut images } else { &mut containers };
-            sum.bytes += usage.bytes;
-            sum.inodes += usage.inodes;
-        }
-        self.measures.keep(&all.into_iter().map(|info| info.key).collect::<Vec<_>>());
+        let driver = &self.config.snapshotter;
+        let all = self.tenant.snapshots(driver)?.list().await?;
+        let (committed, changing): (Vec<_>, Vec<_>) = all.iter().partition(|info| info.kind == Kind::Committed);
+        let mut images = self.committed(committed.iter().map(|info| info.key.as_str()).collect()).await?;
         for blob in self.tenant.content().list().await? {
             images.bytes += blob.size;
             images.inodes += 1;
         }
-        let mountpoint = self.tenant.core().root().join("snapshots").join(&self.config.snapshotter);
-        let mountpoint = mountpoint.display().to_string();
+        let changing: HashSet<_> = changing.iter().map(|info| (driver.clone(), info.key.clone())).collect();
+        let mut containers = Usage::default();
+        let keys: Vec<_> = changing.iter().cloned().collect();
+        for measure in self.stats.layers.measures(&self.tenant, &keys).await.values() {
+            containers.bytes += measure.usage.bytes;
+            containers.inodes += measure.usage.inodes;
+        }
+        self.stats.layers.keep(|key| key.0 != *driver || changing.contains(key));
+        let mountpoint = self.layers_on(driver);
         Ok(v1::ImageFsInfoResponse {
             image_filesystems: vec![usage(&mountpoint, images)],
             container_filesystems: vec![usage(&mountpoint, containers)],
         })
+    }
+
+    /// What committed snapshots take together.
+    async fn committed(&self, keys: Vec<&str>) -> Result<Usage> {
+        let snapshots = self.tenant.snapshots(&self.config.snapshotter)?;
+        let mut sum = Usage::default();
+        for key in &keys {
+            let known = self.measures.0.lock().get(*key).copied();
+            let usage = match known {
+                Some(usage) => usage,
+                None => match snapshots.usage(key).await {
+                    Ok(usage) => *self.measures.0.lock().entry((*key).to_owned()).or_insert(usage),
+                    // One that went away meanwhile takes nothing.
+                    Err(error) if error.is_not_found() => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            sum.bytes += usage.bytes;
+            sum.inodes += usage.inodes;
+        }
+        self.measures.keep(&keys.into_iter().collect());
+        Ok(sum)
     }
 }
 
@@ -90,14 +91,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_change_is_measured_once() {
+    fn the_measures_of_what_is_gone_are_forgotten() {
         let measures = Measures::default();
-        let usage = Usage { inodes: 1, bytes: 2 };
-        let long_ago = Instant::now().checked_sub(FRESH * 2).unwrap_or_else(Instant::now);
-        measures.0.lock().insert("a".into(), (usage, long_ago));
-        assert_eq!(measures.get("a", Kind::Committed), Some(usage));
-        assert_eq!(measures.get("b", Kind::Committed), None);
-        measures.keep(&[]);
-        assert_eq!(measures.get("a", Kind::Committed), None);
+        for key in ["a", "b"] {
+            measures.0.lock().insert(key.into(), Usage { inodes: 1, bytes: 2 });
+        }
+        measures.keep(&HashSet::from(["a", "c"]));
+        assert_eq!(measures.0.lock().keys().collect::<Vec<_>>(), ["a"]);
     }
 }

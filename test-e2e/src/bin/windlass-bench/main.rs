@@ -6,6 +6,7 @@ mod memory;
 mod pods;
 mod pull;
 mod restart;
+mod stats;
 mod table;
 
 use anyhow::{Result, bail};
@@ -66,7 +67,7 @@ async fn main() -> Result<()> {
         wanted = vec!["pods".to_owned(), "memory".to_owned()];
     }
     if wanted.iter().any(|word| word == "all") {
-        wanted = ["pods", "memory", "logs", "pull", "restart", "exec"].iter().map(|word| (*word).to_owned()).collect();
+        wanted = ["pods", "memory", "logs", "pull", "restart", "exec", "stats"].iter().map(|word| (*word).to_owned()).collect();
     }
     describe_machine();
     let flavours = flavours();
@@ -78,7 +79,8 @@ async fn main() -> Result<()> {
             "pull" => pull::measure(&flavours).await?,
             "restart" => restart::measure(&flavours).await?,
             "exec" => exec::measure(&flavours).await?,
-            other => bail!("no such benchmark: {other} (pods, memory, logs, pull, restart, exec, all)"),
+            "stats" => stats::measure(&flavours).await?,
+            other => bail!("no such benchmark: {other} (pods, memory, logs, pull, restart, exec, stats, all)"),
         }
     }
     Ok(())
