@@ -47,7 +47,7 @@ pub(super) struct Plugin {
     index: String,
     events: i32,
     link: Arc<Link>,
-    patience: Duration,
+    patience: Patience,
     /// Plugins are written for one call at a time.
     turn: tokio::sync::Mutex<()>,
     /// Ends with the plugin.
@@ -113,7 +113,7 @@ impl Plugin {
             return Err(Error::invalid(format!("plugin {index}-{name} wants unknown events: {events:#x}")));
         }
         let turn = tokio::sync::Mutex::default();
-        Ok(Self { name, index, events, link: link.clone(), patience: patience.request, turn, _process: process })
+        Ok(Self { name, index, events, link: link.clone(), patience, turn, _process: process })
     }
 
     /// `index-name`.
@@ -154,7 +154,7 @@ impl Plugin {
         if !self.wants(event) {
             return Ok(None);
         }
-        match self.call(method, request).await {
+        match self.call(method, request, self.patience.request).await {
             Ok(answer) => Ok(Some(answer)),
             Err(Failure::Refused { code, message }) => {
                 let kind = Kind::from_code(code);
@@ -205,7 +205,9 @@ impl Plugin {
         while let Some(piece) = pieces.next() {
             let more = pieces.peek().is_some();
             let request = nri::SynchronizeRequest { more, ..piece };
-            let answer: Result<nri::SynchronizeResponse, _> = self.call("Synchronize", &request).await;
+            // No pod is under way that waits for it, so it may take as long as the registration.
+            let patience = self.patience.registration.max(self.patience.request);
+            let answer: Result<nri::SynchronizeResponse, _> = self.call("Synchronize", &request, patience).await;
             let answer = answer
                 .map_err(|error| Error::precondition(format!("plugin {} cannot synchronize: {error}", self.title())))?;
             if !more {
@@ -221,16 +223,21 @@ impl Plugin {
     /// Says good-bye: the runtime ends.
     pub(super) async fn shut_down(&self) {
         // It need not have the method, and it may be gone.
-        let _ = self.call::<nri::Empty>("Shutdown", &nri::Empty {}).await;
+        let _ = self.call::<nri::Empty>("Shutdown", &nri::Empty {}, self.patience.request).await;
         self.link.close();
     }
 
-    async fn call<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, Failure> {
+    async fn call<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+        patience: Duration,
+    ) -> Result<A, Failure> {
         let _turn = self.turn.lock().await;
         if self.link.has_ended() {
             return Err(Failure::Lost(Error::new(Kind::Unavailable, "it is gone")));
         }
-        let answer = self.link.call(method, request, self.patience).await;
+        let answer = self.link.call(method, request, patience).await;
         // Before the turn ends, so that who waits for it does not wait for another time-out.
         if matches!(answer, Err(Failure::Lost(_))) {
             self.link.close();
