@@ -84,7 +84,8 @@ impl Spdy {
     pub async fn open(url: &str, protocols: &str) -> Result<Self> {
         let headers = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1"), ("X-Stream-Protocol-Version", protocols)];
         let (status, head, stream) = request(url, "POST", &headers).await?;
-        ensure!(status == 101, "no upgrade: {head}");
+        let upgraded = head.contains("connection: upgrade\r\n") && head.contains("upgrade: spdy/3.1\r\n");
+        ensure!(status == 101 && upgraded, "no upgrade: {head}");
         let chosen = head.lines().find_map(|line| line.strip_prefix("x-stream-protocol-version:"));
         Ok(Self {
             stream,

@@ -208,6 +208,8 @@ fn switching(protocol: &'static str) -> Response<String> {
 fn refusal(status: StatusCode, text: &str) -> Response<String> {
     let mut answer = Response::new(format!("{text}\n"));
     *answer.status_mut() = status;
+    // A connection is good for one request; an upgraded one says something else here.
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }
 

@@ -80,7 +80,12 @@ async fn status(io: &mut (impl AsyncRead + Unpin)) -> u16 {
     while !head.ends_with(b"\r\n\r\n") {
         head.push(io.read_u8().await.unwrap());
     }
-    String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    // Clients look at it, and a server's own wish to close must not stand in its place.
+    let connection = if status == 101 { "connection: upgrade\r\n" } else { "connection: close\r\n" };
+    assert!(head.contains(connection) && head.matches("connection:").count() == 1, "{head}");
+    status
 }
 
 async fn open(url: &str) -> (u16, TcpStream) {
