@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use prost::Message;
 use tonic::Code;
+use windlass_test_e2e::newer;
 use windlass_test_e2e::node::Plan;
 use windlass_test_e2e::nri::{
     self, About, Adjustment, Answer, Created, Decide, Device, Judged, Judgement, Linux, Memory, Mount, Plugin,
@@ -80,6 +81,12 @@ async fn a_plugin_hears_of_every_step_once_and_in_order() -> Result<()> {
         ..Default::default()
     };
     node.cri.runtime().update_container_resources(request).await?;
+    let request = newer::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod.id.clone(),
+        resources: Some(words::LinuxContainerResources { cpu_shares: 512, ..Default::default() }),
+        ..Default::default()
+    };
+    node.cri.newer().ask::<nri::Empty>("UpdatePodSandboxResources", &request).await?;
     node.cri.stop(&pod.container, 0).await?;
     node.cri.stop(&pod.container, 0).await?;
     node.cri.remove(&pod.container).await?;
@@ -107,7 +114,9 @@ async fn a_plugin_hears_of_every_step_once_and_in_order() -> Result<()> {
     expected.sort_unstable();
     ensure!(steps == expected, "{steps:?}");
     let steps = plugin.steps_of_pod(&pod.id);
-    ensure!(steps == ["RunPodSandbox", "StopPodSandbox", "RemovePodSandbox"], "{steps:?}");
+    let update = ["UpdatePodSandbox", "PostUpdatePodSandbox"];
+    let whole = [&["RunPodSandbox"][..], &update, &["StopPodSandbox", "RemovePodSandbox"]].concat();
+    ensure!(steps == whole, "{steps:?}");
     node.finish().await
 }
 
