@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use windlass_model::{Context, Error, Kind, Mount, Result};
 use windlass_sys::cgroup::{self, Layout};
 use windlass_sys::fs::{open_folder, open_in_root};
+use windlass_sys::idmap::IdMap;
 use windlass_sys::mount;
 use windlass_wire::words;
+
+use crate::sources::{self, Source};
 
 /// The folder in a container's bundle where OCI runtimes keep their state.
 pub const STATE_DIR: &str = "oci";
@@ -56,6 +59,10 @@ struct Linux {
     cgroups_path: Option<String>,
     #[serde(default)]
     namespaces: Vec<Namespace>,
+    #[serde(default)]
+    uid_mappings: Value,
+    #[serde(default)]
+    gid_mappings: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,9 +94,15 @@ pub struct Bundle {
     pub runtime: Option<PathBuf>,
     /// Where that runtime keeps its state.
     pub state: PathBuf,
-    /// Who the first process runs as: user, group.
+    /// Who the first process runs as, in the host's ids: user, group.
     #[serde(skip)]
     pub owner: (u32, u32),
+    /// The ids of its user namespace; nothing: the host's.
+    #[serde(skip)]
+    ids: Option<IdMap>,
+    /// Copies of the sources of its bind mounts.
+    #[serde(skip)]
+    sources: Vec<Source>,
     /// Where its first process starts.
     #[serde(skip)]
     pub cwd: PathBuf,
@@ -131,10 +144,15 @@ impl Bundle {
             changes.push(("/process/terminal", Value::from(terminal)));
         }
         changes.extend(limits.oom_change(process.oom_score_adj).map(|score| ("/process/oomScoreAdj", score)));
+        let ids = sources::ids(&linux.uid_mappings, &linux.gid_mappings)?;
+        let mut mounts = spec.mounts.unwrap_or_default();
+        let sources = sources::take(&mut mounts, path, ids.is_some())?;
+        let plain = runtime.is_none().then(|| cgroup_mounts(&mounts, &limits.layout, &cgroup)).transpose()?.flatten();
+        if plain.is_some() || !sources.is_empty() {
+            changes.push(("/mounts", plain.unwrap_or_else(|| mounts.into())));
+        }
         if runtime.is_none() {
             changes.extend(privileges_change(&process).map(|none| ("/process/noNewPrivileges", none)));
-            let mounts = spec.mounts.unwrap_or_default();
-            changes.extend(cgroup_mounts(mounts, &limits.layout, &cgroup)?.map(|mounts| ("/mounts", mounts)));
         }
         if !changes.is_empty() {
             amend(&file, &bytes, &changes)?;
@@ -147,7 +165,9 @@ impl Bundle {
             cgroup,
             runtime,
             state: path.join(STATE_DIR),
-            owner: (process.user.uid, process.user.gid),
+            owner: outside(ids.as_ref(), (process.user.uid, process.user.gid)),
+            ids,
+            sources,
             cwd: process.cwd,
             hooks: hooks.into_iter().filter(|(_, list)| !list.is_empty()).map(|(name, _)| name).collect(),
             own_pids: linux
@@ -162,11 +182,17 @@ impl Bundle {
         self.path.join(words::ROOTFS_DIR)
     }
 
-    /// Mounts the root file system.
+    /// A user and a group of the container, as the host knows them.
+    pub fn outside(&self, ids: (u32, u32)) -> (u32, u32) {
+        outside(self.ids.as_ref(), ids)
+    }
+
+    /// Mounts the root file system and what else the specification needs to find.
     ///
     /// # Errors
-    /// Where a mount fails; then none is left.
+    /// Where a mount fails; [`Bundle::clear`] takes away the others.
     pub fn mount(&self, mounts: &[Mount]) -> Result<()> {
+        sources::attach(&self.sources, &self.path)?;
         if mounts.is_empty() {
             return Ok(());
         }
@@ -175,7 +201,7 @@ impl Bundle {
         mount::mount_all(mounts, &rootfs)?;
         // Other runtimes make it themselves.
         if self.runtime.is_none() {
-            make_folders(&rootfs, &self.cwd)?;
+            make_folders(&rootfs, &self.cwd, self.outside((0, 0)))?;
         }
         Ok(())
     }
@@ -186,6 +212,7 @@ impl Bundle {
     /// Where the kernel refuses.
     pub fn clear(&self) -> Result<()> {
         mount::unmount(&self.rootfs())?;
+        sources::detach(&self.path)?;
         match fs::remove_dir_all(self.state.join(&self.id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).context(|| format!("remove the runtime's state of {}", self.id))
@@ -238,7 +265,6 @@ pub fn write_process(file: &Path, spec: &[u8], terminal: bool, limits: &Limits) 
         changes.push(("/terminal", Value::from(terminal)));
     }
     changes.extend(limits.oom_change(process.oom_score_adj).map(|score| ("/oomScoreAdj", score)));
-    changes.extend(privileges_change(&process).map(|none| ("/noNewPrivileges", none)));
     if changes.is_empty() {
         fs::write(file, spec).context(|| format!("write {}", file.display()))?;
     } else {
@@ -257,7 +283,7 @@ fn privileges_change(process: &Process) -> Option<Value> {
 ///
 /// libcontainer looks for the container's cgroup in the wrong place where the container shares the host's pid namespace,
 /// and reads all mounts of the machine many times.
-fn cgroup_mounts(mounts: Vec<Value>, layout: &Layout, cgroup: &str) -> Result<Option<Value>> {
+fn cgroup_mounts(mounts: &[Value], layout: &Layout, cgroup: &str) -> Result<Option<Value>> {
     let Layout::V1(hierarchies) = layout else { return Ok(None) };
     let is_cgroup = |mount: &Value| mount["type"] == "cgroup";
     if !mounts.iter().any(is_cgroup) {
@@ -267,8 +293,8 @@ fn cgroup_mounts(mounts: Vec<Value>, layout: &Layout, cgroup: &str) -> Result<Op
     let mut plain = Vec::with_capacity(mounts.len() + folders.len());
     for mount in mounts {
         let destination = mount["destination"].as_str().map(Path::new);
-        let Some(destination) = destination.filter(|_| is_cgroup(&mount)) else {
-            plain.push(mount);
+        let Some(destination) = destination.filter(|_| is_cgroup(mount)) else {
+            plain.push(mount.clone());
             continue;
         };
         let read_only = mount["options"].as_array().is_some_and(|options| options.iter().any(|option| option == "ro"));
@@ -283,7 +309,7 @@ fn cgroup_mounts(mounts: Vec<Value>, layout: &Layout, cgroup: &str) -> Result<Op
 }
 
 /// Makes the folders of `path` that are missing, as a process would that has `root` for its root folder.
-fn make_folders(root: &Path, path: &Path) -> Result<()> {
+fn make_folders(root: &Path, path: &Path, owner: (u32, u32)) -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open_folder(root)?;
     let mut parent = open_in_root(&root, Path::new("."), flags, Mode::empty())?;
@@ -296,10 +322,21 @@ fn make_folders(root: &Path, path: &Path) -> Result<()> {
                 .map_err(std::io::Error::from)
                 .context(|| format!("make the working directory {}", path.display()))?;
             opened = open_in_root(&root, &inside, flags, Mode::empty());
+            if let Ok(made) = &opened {
+                let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                rustix::fs::chownat(made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+                    .map_err(std::io::Error::from)
+                    .context(|| format!("give away the working directory {}", path.display()))?;
+            }
         }
         parent = opened?;
     }
     Ok(())
+}
+
+/// Ids as the host knows them; one without a place in the map stays what it is, and the runtime refuses it.
+fn outside(map: Option<&IdMap>, (uid, gid): (u32, u32)) -> (u32, u32) {
+    map.map_or((uid, gid), |map| (map.uid(uid).unwrap_or(uid), map.gid(gid).unwrap_or(gid)))
 }
 
 /// Writes `bytes`, a JSON object, to `file` with `changes` (pointer, value).

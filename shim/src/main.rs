@@ -16,6 +16,7 @@ mod outbox;
 mod pod;
 mod process;
 mod serve;
+mod sources;
 mod start;
 mod stdio;
 

@@ -36,6 +36,9 @@ use boot::Sandbox;
 /// How long an OCI runtime may take for one call, where the daemon does not say.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long nothing must have happened before memory is given back: giving back is work, and so is needing it again.
+const REST: Duration = Duration::from_millis(300);
+
 /// Everything that this shim looks after.
 #[derive(Debug)]
 pub struct Pod {
@@ -131,22 +134,26 @@ impl Pod {
     /// Where children's ends cannot be watched.
     pub async fn run(&mut self, mut mailbox: mpsc::UnboundedReceiver<Letter>) -> Result<()> {
         let mut children = signal(SignalKind::child()).context(|| "watch children".into())?;
+        let mut rested = false;
         while !self.over {
+            let resting = std::mem::replace(&mut rested, false);
             tokio::select! {
                 biased;
                 _ = children.recv() => self.reap(),
                 Some(container) = self.kills.1.recv() => self.oom_killed(&container),
                 Some(done) = self.work.join_next() => match done {
-                    Ok(done) => {
-                        self.finish(done);
-                        kernel::trim_heap();
-                    }
+                    Ok(done) => self.finish(done),
                     Err(error) => eprintln!("a task of the shim failed: {error}"),
                 },
                 letter = mailbox.recv() => match letter {
                     Some(letter) => self.open(letter),
                     None => break,
                 },
+                () = tokio::time::sleep(REST), if !resting => {
+                    kernel::trim_heap();
+                    kernel::release_program();
+                    rested = true;
+                }
             }
         }
         Ok(())

@@ -200,6 +200,17 @@ pub fn attach(tree: BorrowedFd<'_>, place: &Path) -> Result<()> {
         .map_err(|error| errno(error, || format!("mount on {}", place.display())))
 }
 
+/// Lets a copy of mounts, attached nowhere yet, follow what is mounted and unmounted in its original, and the original
+/// none of what happens in the copy.
+///
+/// # Errors
+/// What the kernel says.
+pub fn only_follow(tree: BorrowedFd<'_>) -> Result<()> {
+    let follow = MountAttributes { set: 0, clear: 0, propagation: libc::MS_SLAVE, userns: 0 };
+    set_attributes(tree, true, &follow)
+        .map_err(|error| errno(error, || "detach a copy of mounts from its original".into()))
+}
+
 /// Makes an empty file or folder at `place`, whichever `tree` is, so that it can be attached there.
 ///
 /// # Errors

@@ -4,13 +4,15 @@
 //! needs a process 1, which is this program again (`init`).
 
 use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{Uid, geteuid, seteuid};
 use windlass_model::process::{Exit, State};
 use windlass_model::{Context, Error, Mount, Result, Timestamp};
-use windlass_sys::{mount, process as kernel};
+use windlass_sys::{mount, process as kernel, userns};
 use windlass_wire::extension::PodOptions;
 use windlass_wire::sandbox::{
     CreateSandboxRequest, CreateSandboxResponse, SandboxStatusResponse, ShutdownSandboxResponse, StartSandboxResponse,
@@ -95,10 +97,10 @@ impl Pod {
         }
         enter(&netns, &options)?;
         if options.shm_bytes > 0 {
-            mount_shm(&self.bundle.join(words::SHM_DIR), options.shm_bytes)?;
+            mount_shm(&self.bundle.join(words::SHM_DIR), &options)?;
         }
         if options.shared_pid {
-            self.start_pid_init()?;
+            self.start_pid_init(&options)?;
         }
         let created = Timestamp::now();
         self.sandbox.started = Some(created);
@@ -114,7 +116,14 @@ impl Pod {
     }
 
     /// Makes the shared pid namespace by its process 1; later children of the shim are outside again.
-    fn start_pid_init(&mut self) -> Result<()> {
+    fn start_pid_init(&mut self, options: &PodOptions) -> Result<()> {
+        if !options.userns_path.is_empty() {
+            let owner = userns::pinned(Path::new(&options.userns_path))?;
+            let pid = userns::spawn_first(owner.as_fd(), self.caller.program(), &[c"windlass-oci", c"init"])?;
+            self.sandbox.init_pid = Some(pid);
+            self.exits.claim(pid, Owner::Init);
+            return Ok(());
+        }
         let own = File::open("/proc/self/ns/pid").context(|| "open the pid namespace".into())?;
         unshare(CloneFlags::CLONE_NEWPID).map_err(std::io::Error::from).context(|| "make a pid namespace".into())?;
         let child = self.caller.command().arg("init").spawn().context(|| "start process 1 of the pod".into());
@@ -226,7 +235,13 @@ fn enter(netns: &str, options: &PodOptions) -> Result<()> {
     let mut own = CloneFlags::empty();
     own.set(CloneFlags::CLONE_NEWIPC, options.new_ipc);
     own.set(CloneFlags::CLONE_NEWUTS, options.new_uts);
-    unshare(own).map_err(std::io::Error::from).context(|| "make the pod's namespaces".into())?;
+    let root = if options.userns_path.is_empty() {
+        unshare(own).map_err(std::io::Error::from).context(|| "make the pod's namespaces".into())?;
+        None
+    } else {
+        userns::enter_new(userns::pinned(Path::new(&options.userns_path))?.as_fd(), own)?;
+        Some(Uid::from_raw(options.shm_uid))
+    };
     if options.new_uts && !options.hostname.is_empty() {
         nix::unistd::sethostname(&options.hostname)
             .map_err(std::io::Error::from)
@@ -234,9 +249,21 @@ fn enter(netns: &str, options: &PodOptions) -> Result<()> {
     }
     for (name, value) in &options.sysctls {
         let file = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(&file, value).context(|| format!("set sysctl {name}={value}"))?;
+        // Those of an ipc namespace are set by the root of its user namespace only, whatever else a process may.
+        let root = root.filter(|_| !name.starts_with("net."));
+        as_user(root, || fs::write(&file, value)).context(|| format!("set sysctl {name}={value}"))?;
     }
     Ok(())
+}
+
+/// Does `work` with the rights of another user, where one is named; this process has one thread.
+fn as_user(user: Option<Uid>, work: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+    let Some(user) = user else { return work() };
+    let own = geteuid();
+    seteuid(user)?;
+    let done = work();
+    seteuid(own)?;
+    done
 }
 
 /// Refuses kernel parameters that would be the host's.
@@ -253,13 +280,15 @@ fn check_sysctls(options: &PodOptions, netns: &str) -> Result<()> {
     Ok(())
 }
 
-fn mount_shm(target: &Path, bytes: u64) -> Result<()> {
+fn mount_shm(target: &Path, asked: &PodOptions) -> Result<()> {
     fs::create_dir_all(target).context(|| format!("make {}", target.display()))?;
     let options = ["nosuid", "noexec", "nodev", "mode=1777"].map(str::to_owned);
+    let PodOptions { shm_bytes, shm_uid, shm_gid, .. } = asked;
+    let own = [format!("size={shm_bytes}"), format!("uid={shm_uid}"), format!("gid={shm_gid}")];
     let shm = Mount {
         kind: "tmpfs".into(),
         source: "shm".into(),
-        options: options.into_iter().chain([format!("size={bytes}")]).collect(),
+        options: options.into_iter().chain(own).collect(),
         ..Mount::default()
     };
     mount::mount_all(&[shm], target)

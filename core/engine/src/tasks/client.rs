@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context as Poller, Poll};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -294,7 +295,7 @@ async fn call<T>(limit: Duration, verb: &str, answer: impl Future<Output = ttrpc
 }
 
 fn wire_options(options: &PodOptions) -> windlass_wire::extension::PodOptions {
-    let binary = options.runtime_binary.as_ref().map(|path| path.display().to_string());
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     windlass_wire::extension::PodOptions {
         hostname: options.hostname.clone(),
         new_ipc: options.new_ipc,
@@ -305,7 +306,10 @@ fn wire_options(options: &PodOptions) -> windlass_wire::extension::PodOptions {
         systemd_cgroup: options.systemd_cgroup,
         oom_score_adj: options.oom_score_adj,
         shm_bytes: options.shm_bytes,
-        runtime_binary: binary.unwrap_or_default(),
+        runtime_binary: path(&options.runtime_binary),
+        userns_path: path(&options.userns),
+        shm_uid: options.shm_owner.0,
+        shm_gid: options.shm_owner.1,
         ..Default::default()
     }
 }

@@ -85,6 +85,10 @@ pub struct PodOptions {
     pub shm_bytes: u64,
     /// The OCI runtime's executable; `None`: the one built into the shim.
     pub runtime_binary: Option<PathBuf>,
+    /// The pinned user namespace that owns what the shim makes; `None`: the host's.
+    pub userns: Option<PathBuf>,
+    /// User and group of that tmpfs.
+    pub shm_owner: (u32, u32),
 }
 
 /// A sandbox that came up.

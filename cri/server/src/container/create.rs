@@ -13,6 +13,7 @@ use super::record::{ImageDefaults, Rung};
 use super::spec::build;
 use super::spec::resources::check_machine;
 use super::start::host;
+use super::{blocking, cdi};
 use crate::Server;
 use crate::pod::Pod;
 
@@ -38,7 +39,8 @@ impl Server {
     ) -> Result<v1::CreateContainerResponse> {
         let pod = self.ready_pod(&request.pod_sandbox_id).await?;
         let config = request.config.ok_or_else(|| wrong("config", "is missing"))?;
-        let plan = plan(&config, &pod.config)?;
+        let runtime = self.config.runtimes.get(&pod.handler).cloned().unwrap_or_default();
+        let plan = plan(&config, &pod.config, &runtime)?;
         if let Some(asked) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
             check_machine(asked, "linux.resources", host())?;
         }
@@ -62,6 +64,8 @@ impl Server {
                 }
             }
         }
+        let (asked, names) = (config.clone(), cdi::requested(&config)?);
+        blocking(move || build::check(&asked, host()).and_then(|()| cdi::check(&names))).await?;
         let order = self.order(pod, config, plan).await?;
         let id = crate::names::fresh_id()?;
         match self.climb_container(&id, order).await {

@@ -20,9 +20,9 @@ impl Server {
     /// Runs a program in a running container and answers what it wrote. A time-out kills it.
     pub(crate) async fn exec_sync(self: &Arc<Self>, request: v1::ExecSyncRequest) -> Result<v1::ExecSyncResponse> {
         check_command(&request.cmd)?;
+        let seconds = u64::try_from(request.timeout).map_err(|_| wrong("timeout", "is negative"))?;
         let container = self.running_container(&request.container_id)?;
         let process = self.exec_process(&container, request.cmd, false)?;
-        let seconds = u64::try_from(request.timeout).unwrap_or_default();
         let done = self
             .tenant
             .tasks()

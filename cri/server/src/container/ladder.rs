@@ -168,10 +168,13 @@ impl Server {
 
 /// Gives the writable layer to root of the pod's user namespace, and refuses a user that is nobody there.
 fn fit(map: &IdMap, user: &User, mounts: &[Mount]) -> Result<()> {
-    let strange = map.uid(user.uid).is_none() || user.groups.iter().chain([&user.gid]).any(|gid| map.gid(*gid).is_none());
+    let strange =
+        map.uid(user.uid).is_none() || user.groups.iter().chain([&user.gid]).any(|gid| map.gid(*gid).is_none());
     if strange {
         let User { uid, gid, .. } = user;
-        return Err(Error::invalid(format!("user {uid} and group {gid} of the image, or one of the user's groups, have no place in the pod's user namespace")));
+        return Err(Error::invalid(format!(
+            "user {uid} and group {gid} of the image, or one of the user's groups, have no place in the pod's user namespace"
+        )));
     }
     // The layers below are mounted under other ids, but what is written is written under the ids outside.
     let upper = mounts.iter().flat_map(|mount| &mount.options).filter_map(|option| option.strip_prefix("upperdir="));

@@ -1,7 +1,8 @@
 //! Containers: the memory index over their records, rebuilt from them at the start, and the verbs' rooms.
 
+mod cdi;
 mod create;
-mod exec;
+pub(crate) mod exec;
 mod image_volume;
 mod ladder;
 mod log;
@@ -32,6 +33,9 @@ use windlass_model::{Error, Id, Result};
 use crate::Server;
 use crate::pod::blocking;
 pub(crate) use record::{Container, Step};
+pub(crate) use spec::resources as limits;
+pub(crate) use spec::security;
+pub(crate) use start::host;
 pub(crate) use stats::Found;
 
 /// How many letters of an id are enough to ask for, where no other id begins with them.
@@ -148,7 +152,10 @@ impl Server {
 
     /// Does one step of a container's life.
     pub(crate) async fn step_container(&self, id: &Id, step: Step) -> Result<Arc<Container>> {
-        self.change_container(id, move |container| container.advance(step)).await
+        let done = step.clone();
+        let container = self.change_container(id, move |container| container.advance(step)).await?;
+        self.announce_step(&container, &done).await;
+        Ok(container)
     }
 
     /// Fills the memory index from the records.

@@ -5,7 +5,12 @@ use std::path::{Component, Path, PathBuf};
 use windlass_cri_api::v1;
 use windlass_model::{Error, Result};
 
-use super::spec::{resources, security};
+use super::cdi;
+use super::spec::{mounts, resources, security};
+use crate::Runtime;
+
+/// The longest name, in bytes: a DNS name's limit.
+const LONGEST_NAME: usize = 253;
 
 /// A request that passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +28,12 @@ pub(crate) struct Plan {
 /// # Errors
 /// [`windlass_model::Kind::InvalidArgument`] naming the field; [`windlass_model::Kind::Unimplemented`] for a field that
 /// is right and not built.
-pub(crate) fn plan(config: &v1::ContainerConfig, pod: &v1::PodSandboxConfig) -> Result<Plan> {
+pub(crate) fn plan(config: &v1::ContainerConfig, pod: &v1::PodSandboxConfig, runtime: &Runtime) -> Result<Plan> {
     let metadata = config.metadata.as_ref().ok_or_else(|| wrong("metadata", "is missing"))?;
     let sandbox = pod.metadata.as_ref().ok_or_else(|| wrong("sandbox_config.metadata", "is missing"))?;
     require(!metadata.name.is_empty(), "metadata.name", "is empty")?;
+    require(metadata.name.len() <= LONGEST_NAME, "metadata.name", "is longer than a name may be")?;
+    require(!metadata.name.contains(char::is_control), "metadata.name", "holds a control character")?;
     let image = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     require(!image.is_empty(), "image.image", "is empty")?;
     words("command", &config.command)?;
@@ -34,16 +41,15 @@ pub(crate) fn plan(config: &v1::ContainerConfig, pod: &v1::PodSandboxConfig) -> 
     let cwd = &config.working_dir;
     require(cwd.is_empty() || cwd.starts_with('/'), "working_dir", "is not absolute")?;
     require(!cwd.contains('\0'), "working_dir", "holds a NUL byte")?;
-    environment(&config.envs)?;
+    environment(&config.envs, *runtime == Runtime::default())?;
     for (at, mount) in config.mounts.iter().enumerate() {
         check_mount(mount).map_err(|why| why.of(&format!("mounts[{at}]")))?;
+        mounts::ids(mount, &format!("mounts[{at}]"))?;
     }
     for (at, device) in config.devices.iter().enumerate() {
         check_device(device).map_err(|why| why.of(&format!("devices[{at}]")))?;
     }
-    if !config.cdi_devices.is_empty() {
-        return Err(Error::unimplemented("CDI_devices is not built yet"));
-    }
+    cdi::requested(config)?;
     require(v1::Signal::try_from(config.stop_signal).is_ok(), "stop_signal", "is no signal of the CRI")?;
     if let Some(linux) = &config.linux {
         linux.resources.iter().try_for_each(|asked| resources::check(asked, "linux.resources"))?;
@@ -74,14 +80,15 @@ fn words(field: &str, words: &[String]) -> Result<()> {
     require(!words.iter().any(|word| word.contains('\0')), field, "holds a NUL byte")
 }
 
-fn environment(envs: &[v1::KeyValue]) -> Result<()> {
+fn environment(envs: &[v1::KeyValue], built_in: bool) -> Result<()> {
     for (at, pair) in envs.iter().enumerate() {
         let field = || format!("envs[{at}] ({:?})", pair.key);
         require(!pair.key.is_empty(), &field(), "has no name")?;
         require(!pair.key.contains(['=', '\0']), &field(), "has a name with '=' or NUL in it")?;
         require(!pair.value.contains(&0), &field(), "has a value with a NUL byte in it")?;
         // The OCI specification is JSON, and JSON knows no bytes; runc would put U+FFFD there without a word.
-        require(std::str::from_utf8(&pair.value).is_ok(), &field(), "has a value that is not UTF-8")?;
+        let told = built_in || std::str::from_utf8(&pair.value).is_ok();
+        require(told, &field(), "has a value that is not UTF-8, which only the built-in OCI runtime can pass on")?;
     }
     Ok(())
 }
@@ -89,14 +96,12 @@ fn environment(envs: &[v1::KeyValue]) -> Result<()> {
 /// What is wrong with a part of a list's entry.
 enum Why {
     Wrong(&'static str, &'static str),
-    Unbuilt(&'static str),
 }
 
 impl Why {
     fn of(self, entry: &str) -> Error {
         match self {
             Self::Wrong(field, why) => wrong(&format!("{entry}.{field}"), why),
-            Self::Unbuilt(field) => Error::unimplemented(format!("{entry}.{field} is not built yet")),
         }
     }
 }
@@ -107,6 +112,7 @@ fn check_mount(mount: &v1::Mount) -> Result<(), Why> {
     let rules = [
         (mount.container_path.starts_with('/'), "container_path", "is not absolute"),
         (!mount.container_path.contains('\0'), "container_path", "holds a NUL byte"),
+        (Path::new(&mount.container_path) != Path::new("/"), "container_path", "is the container's root"),
         (!mount.host_path.contains('\0'), "host_path", "holds a NUL byte"),
         (!image || mount.host_path.is_empty(), "host_path", "stands beside an image"),
         (!image || mount.readonly, "readonly", "must be true for an image"),
@@ -125,10 +131,7 @@ fn check_mount(mount: &v1::Mount) -> Result<(), Why> {
     if let Some((_, field, why)) = rules.into_iter().find(|(holds, ..)| !holds) {
         return Err(Why::Wrong(field, why));
     }
-    match mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty() {
-        false => Err(Why::Unbuilt("uidMappings")),
-        true => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_device(device: &v1::Device) -> Result<(), Why> {
@@ -188,12 +191,12 @@ mod tests {
     fn refused(change: impl FnOnce(&mut v1::ContainerConfig)) -> Error {
         let mut config = config();
         change(&mut config);
-        plan(&config, &pod()).unwrap_err()
+        plan(&config, &pod(), &Runtime::default()).unwrap_err()
     }
 
     #[test]
     fn a_plain_request_passes() {
-        let plan = plan(&config(), &pod()).unwrap();
+        let plan = plan(&config(), &pod(), &Runtime::default()).unwrap();
         assert_eq!(plan.name, "c_p_ns_u_2");
         assert_eq!(plan.log_path.unwrap(), Path::new("/var/log/pods/p/c/2.log"));
     }
@@ -201,7 +204,7 @@ mod tests {
     #[test]
     fn a_container_without_log_path_has_no_log() {
         let quiet = v1::ContainerConfig { log_path: String::new(), ..config() };
-        assert_eq!(plan(&quiet, &pod()).unwrap().log_path, None);
+        assert_eq!(plan(&quiet, &pod(), &Runtime::default()).unwrap().log_path, None);
     }
 
     #[test]
@@ -219,7 +222,6 @@ mod tests {
             ("log_path", Box::new(|c| c.log_path = "../../etc/passwd".into())),
             ("log_path", Box::new(|c| c.log_path = "/etc/passwd".into())),
             ("envs[0]", Box::new(|c| c.envs = vec![v1::KeyValue { key: "A=B".into(), value: vec![] }])),
-            ("not UTF-8", Box::new(|c| c.envs = vec![v1::KeyValue { key: "A".into(), value: vec![0xff] }])),
             (
                 "mounts[0].container_path",
                 Box::new(move |c| c.mounts = vec![v1::Mount { container_path: "a".into(), ..mount() }]),
@@ -279,7 +281,7 @@ mod tests {
     fn an_image_volume_is_read_only_and_has_no_other_source() {
         let image = || Some(v1::ImageSpec { image: "a".into(), ..Default::default() });
         let mount = || v1::Mount { container_path: "/a".into(), image: image(), readonly: true, ..Default::default() };
-        assert!(plan(&v1::ContainerConfig { mounts: vec![mount()], ..config() }, &pod()).is_ok());
+        assert!(plan(&v1::ContainerConfig { mounts: vec![mount()], ..config() }, &pod(), &Runtime::default()).is_ok());
         for (field, mount) in [
             ("readonly", v1::Mount { readonly: false, ..mount() }),
             ("host_path", v1::Mount { host_path: "/b".into(), ..mount() }),

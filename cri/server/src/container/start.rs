@@ -13,13 +13,10 @@ use super::record::{Container, EXIT_NOT_STARTED, End, Rung, Step};
 use super::spec::build::{self, Parts};
 use super::spec::resources;
 use super::spec::{Host, PodFacts, make_sources};
-use super::{blocking, image_volume, volume};
+use super::{blocking, cdi, image_volume, volume};
 use crate::nri::{Skills, Told};
 use crate::pod::{Pod, PodFiles, users};
 use crate::{CgroupDriver, Server};
-
-/// The longest piece of a line in one entry of a log, in bytes, as containerd has it.
-const MAX_LINE: usize = 16 * 1024;
 
 /// A stream of the task that leads to those who attach.
 const ATTACH: &str = "attach://";
@@ -27,7 +24,7 @@ const ATTACH: &str = "attach://";
 const ATTACH_ONCE: &str = "attach://once";
 
 /// The machine, looked at once.
-pub(super) fn host() -> &'static Host {
+pub(crate) fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     HOST.get_or_init(Host::detect)
 }
@@ -82,7 +79,7 @@ impl Server {
     async fn run(&self, container: &Arc<Container>, pod: &Arc<Pod>) -> Result<(u32, Timestamp)> {
         let tasks = self.tenant.tasks();
         let mut rootfs = self.tenant.snapshots(&container.snapshotter)?.mounts(container.id.as_str()).await?;
-        if let Some((map, _)) = &facts.users {
+        if let Some(map) = pod.users() {
             rootfs.iter_mut().for_each(|mount| mount.options.extend(map.options()));
         }
         let spec = match container.adjustment.as_str() {
@@ -91,7 +88,8 @@ impl Server {
         };
         let spec = spec.map_err(|error| Error::internal(format!("write the specification: {error}")))?;
         // Without a log the output is still there for those who attach.
-        let log = container.log_path.as_deref().map_or_else(|| ATTACH.to_owned(), log_uri);
+        let log = container.log_path.as_deref();
+        let log = log.map_or_else(|| ATTACH.to_owned(), |path| log_uri(path, self.config.max_log_line));
         let runtime = self.config.runtimes.get(&container.handler).cloned().unwrap_or_default();
         let request = CreateTask {
             id: container.id.clone(),
@@ -121,11 +119,8 @@ impl Server {
         let mut spec = serde_json::to_value(&spec)
             .map_err(|error| Error::internal(format!("write the specification: {error}")))?;
         if let Some(wanted) = container.adjustment()? {
-            let cdi = |_: &mut Value, names: &[String]| {
-                Err(Error::unimplemented(format!("plugins want CDI devices, which are not built yet: {names:?}")))
-            };
             let oom_score = |score: i64| resources::oom_score(score, host());
-            crate::nri::apply(&mut spec, &wanted, &Skills { cdi: &cdi, oom_score: &oom_score })?;
+            crate::nri::apply(&mut spec, &wanted, &Skills { cdi: &cdi::inject, oom_score: &oom_score })?;
         }
         Ok(spec)
     }
@@ -149,7 +144,8 @@ impl Server {
             facts.files.retain(|(_, source)| source.exists());
             let parts =
                 Parts { pod: &facts, host: host(), driver, cgroup_parent: &cgroup_parent, target, volumes: &volumes };
-            build::spec(&container, &parts)
+            let spec = build::spec(&container, &parts)?;
+            with_devices(spec, &cdi::requested(&container.config)?)
         })
         .await
     }
@@ -193,6 +189,17 @@ impl Server {
     }
 }
 
+/// `spec` with devices of the Container Device Interface.
+fn with_devices(spec: Spec, names: &[String]) -> Result<Spec> {
+    if names.is_empty() {
+        return Ok(spec);
+    }
+    let broken = |error| Error::internal(format!("a specification with CDI devices: {error}"));
+    let mut spec = serde_json::to_value(&spec).map_err(broken)?;
+    cdi::inject(&mut spec, names)?;
+    serde_json::from_value(spec).map_err(broken)
+}
+
 /// The host name that programs in a pod see.
 pub(super) fn hostname(pod: &Pod) -> String {
     if pod.config.hostname.is_empty() || pod.on_host_network() {
@@ -211,7 +218,7 @@ fn input_uri(config: &v1::ContainerConfig) -> &'static str {
 }
 
 /// The task's stdout that stands for a log file: the shim writes it in the CRI's format.
-fn log_uri(path: &Path) -> String {
+fn log_uri(path: &Path, max_line: usize) -> String {
     let mut uri = String::from("cri-log://");
     for letter in path.to_string_lossy().chars() {
         match letter {
@@ -221,7 +228,7 @@ fn log_uri(path: &Path) -> String {
             _ => uri.push(letter),
         }
     }
-    uri.push_str(&format!("?max_line={MAX_LINE}"));
+    uri.push_str(&format!("?max_line={max_line}"));
     uri
 }
 
@@ -231,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_log_path_is_escaped() {
-        assert_eq!(log_uri(Path::new("/v/p_1/c/0.log")), "cri-log:///v/p_1/c/0.log?max_line=16384");
-        assert_eq!(log_uri(Path::new("/a%b?c#d")), "cri-log:///a%25b%3Fc%23d?max_line=16384");
+        assert_eq!(log_uri(Path::new("/v/p_1/c/0.log"), 16384), "cri-log:///v/p_1/c/0.log?max_line=16384");
+        assert_eq!(log_uri(Path::new("/a%b?c#d"), 5), "cri-log:///a%25b%3Fc%23d?max_line=5");
     }
 }

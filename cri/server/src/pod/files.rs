@@ -11,11 +11,17 @@ use super::record::PodFiles;
 /// The most that is copied of one of the host's files, in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// Writes a pod's files: the host's where the pod has no name or no `resolv.conf` of its own. Blocks.
+/// Writes a pod's files, which belong to `owner` where that is not this process's user: the host's where the pod has no
+/// name or no `resolv.conf` of its own. Blocks.
 ///
 /// # Errors
 /// Where the folder cannot be written.
-pub(super) fn write(files: &PodFiles, hostname: &str, resolv_conf: Option<&str>) -> Result<()> {
+pub(super) fn write(
+    files: &PodFiles,
+    hostname: &str,
+    resolv_conf: Option<&str>,
+    owner: Option<(u32, u32)>,
+) -> Result<()> {
     let doing = || format!("write the pod's files in {}", files.folder.display());
     fs::create_dir_all(&files.folder).context(doing)?;
     let resolv_conf = resolv_conf.map_or_else(|| hosts_own("/etc/resolv.conf"), |text| Ok(text.into()));
@@ -25,7 +31,13 @@ pub(super) fn write(files: &PodFiles, hostname: &str, resolv_conf: Option<&str>)
         hostname => hostname.to_owned(),
     };
     fs::write(&files.hostname, hostname + "\n").context(doing)?;
-    fs::write(&files.hosts, hosts_own("/etc/hosts")?).context(doing)
+    fs::write(&files.hosts, hosts_own("/etc/hosts")?).context(doing)?;
+    if let Some((uid, gid)) = owner {
+        for file in [&files.resolv_conf, &files.hostname, &files.hosts] {
+            std::os::unix::fs::chown(file, Some(uid), Some(gid)).context(doing)?;
+        }
+    }
+    Ok(())
 }
 
 /// A file of the host, empty where it has none.
@@ -49,10 +61,11 @@ mod tests {
     fn what_the_pod_does_not_say_comes_from_the_host() {
         let state = tempfile::tempdir().unwrap();
         let files = PodFiles::of(state.path(), &"p1".parse().unwrap());
-        write(&files, "web-0", Some("nameserver 1.2.3.4\n")).unwrap();
+        write(&files, "web-0", Some("nameserver 1.2.3.4\n"), Some((7, 8))).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&files.hosts).unwrap()), 7);
         assert_eq!(fs::read_to_string(&files.hostname).unwrap(), "web-0\n");
         assert_eq!(fs::read_to_string(&files.resolv_conf).unwrap(), "nameserver 1.2.3.4\n");
-        write(&files, "", None).unwrap();
+        write(&files, "", None, None).unwrap();
         assert_eq!(fs::read(&files.hosts).unwrap(), hosts_own("/etc/hosts").unwrap());
         assert_eq!(fs::read(&files.resolv_conf).unwrap(), hosts_own("/etc/resolv.conf").unwrap());
         let nodename = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();

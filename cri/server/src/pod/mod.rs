@@ -10,6 +10,8 @@ mod run;
 mod stats;
 mod status;
 mod stop;
+mod update;
+pub(crate) mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -121,6 +123,7 @@ impl Server {
 
     /// Does some steps of a pod's life at once: recorded first, then shown.
     async fn step_pod(&self, id: &Id, steps: Vec<Step>) -> Result<Arc<Pod>> {
+        let (started, stopped) = (steps.contains(&Step::Ready), steps.contains(&Step::Stop));
         let change = move |record: &mut windlass_engine::SandboxRecord| {
             let mut pod = Pod::of_record(record)?;
             steps.into_iter().try_for_each(|step| pod.advance(step))?;
@@ -128,7 +131,14 @@ impl Server {
             pod.write_into(record)
         };
         let record = self.tenant.sandboxes().update(id, Durability::Crash, change).await?;
-        Ok(self.pods.replace(Pod::of_record(&record)?))
+        let pod = self.pods.replace(Pod::of_record(&record)?);
+        if started {
+            self.announce_pod_started(&pod).await;
+        }
+        if stopped {
+            self.announce_pod_stopped(&pod).await;
+        }
+        Ok(pod)
     }
 
     /// Fills the memory index from the records.

@@ -7,7 +7,10 @@ use serde_json::{Map, Value, json};
 use windlass_cri_api::v1;
 use windlass_engine::tasks::PodOptions;
 use windlass_model::{Error, Id, Result};
+use windlass_sys::idmap::IdMap;
 
+use super::users;
+use crate::container::security;
 use crate::names::pod_name;
 use crate::network::bandwidth;
 use crate::{CgroupDriver, Runtime, ServerConfig};
@@ -57,6 +60,8 @@ pub(crate) struct PodPlan {
     pub(crate) network: Option<PlannedNetwork>,
     /// What the shim makes, but for the cgroup, which needs the id.
     pub(crate) options: PodOptions,
+    /// The ids of a user namespace of the pod's own; `None`: the host's.
+    pub(crate) users: Option<IdMap>,
     /// The text of `resolv.conf`; `None`: the host's.
     pub(crate) resolv_conf: Option<String>,
 }
@@ -72,8 +77,7 @@ impl PodPlan {
     /// Checks a request against the configuration.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::InvalidArgument`] naming the field; [`windlass_model::Kind::Unimplemented`] for a user
-    /// namespace.
+    /// [`windlass_model::Kind::InvalidArgument`] naming the field.
     pub(crate) fn new(request: v1::RunPodSandboxRequest, server: &ServerConfig) -> Result<Self> {
         let v1::RunPodSandboxRequest { config, runtime_handler: asked_handler } = request;
         let config = config.ok_or_else(|| Error::invalid("config is missing"))?;
@@ -84,6 +88,7 @@ impl PodPlan {
         if context.run_as_group.is_some() && context.run_as_user.is_none() {
             return Err(invalid("linux.security_context.run_as_group", "needs run_as_user"));
         }
+        check_ids(&context)?;
         let sharing = Sharing::new(&context.namespace_options.unwrap_or_default())?;
         check_hostname(&config.hostname)?;
         if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
@@ -93,6 +98,10 @@ impl PodPlan {
         let runtime = server.runtimes.get(handler).cloned();
         let runtime =
             runtime.ok_or_else(|| Error::invalid(format!("runtime_handler {handler:?} is not configured")))?;
+        if sharing.users.is_some() && runtime.shim.is_some() {
+            let why = format!("is nothing that the shim of runtime_handler {handler:?} is known to do");
+            return Err(invalid("linux.security_context.namespace_options.userns_options", why));
+        }
         Ok(Self {
             name: pod_name(metadata),
             handler: handler.clone(),
@@ -107,10 +116,12 @@ impl PodPlan {
                 systemd_cgroup: server.cgroup_driver == CgroupDriver::Systemd,
                 oom_score_adj: SHIM_OOM_SCORE,
                 shm_bytes: if sharing.host_ipc { 0 } else { SHM },
+                shm_owner: sharing.users.as_ref().map_or((0, 0), IdMap::root),
                 runtime_binary: runtime.binary.clone(),
                 ..PodOptions::default()
             },
             resolv_conf: resolv_conf(config.dns_config.as_ref())?,
+            users: sharing.users,
             config,
             asked_handler,
             runtime,
@@ -132,6 +143,7 @@ struct Sharing {
     host_network: bool,
     host_ipc: bool,
     pod_pid: bool,
+    users: Option<IdMap>,
 }
 
 impl Sharing {
@@ -149,12 +161,20 @@ impl Sharing {
         let network = mode("network", options.network, &[Pod, Node])?;
         let ipc = mode("ipc", options.ipc, &[Pod, Node])?;
         let pid = mode("pid", options.pid, &[Pod, Container, Node])?;
-        if let Some(users) = &options.userns_options
-            && mode("userns_options.mode", users.mode, &[Pod, Node])? == Pod
-        {
-            return Err(Error::unimplemented("a user namespace for the pod is not built yet"));
+        let field = "linux.security_context.namespace_options";
+        let users = users::map(options.userns_options.as_ref(), &format!("config.{field}.userns_options"))?;
+        // The kernel lets a user namespace have nothing of the host's other namespaces.
+        if users.is_some() {
+            for (name, mode) in [("network", network), ("ipc", ipc), ("pid", pid)] {
+                if mode == Node {
+                    return Err(invalid(
+                        &format!("{field}.{name}"),
+                        "is the host's, which a user namespace cannot use",
+                    ));
+                }
+            }
         }
-        Ok(Self { host_network: network == Node, host_ipc: ipc == Node, pod_pid: pid == Pod })
+        Ok(Self { host_network: network == Node, host_ipc: ipc == Node, pod_pid: pid == Pod, users })
     }
 }
 
@@ -195,6 +215,24 @@ fn check_metadata(metadata: &v1::PodSandboxMetadata) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The ids and profiles of a pod mean something only to runtimes that run a program of its own for it; they are checked
+/// all the same.
+fn check_ids(context: &v1::LinuxSandboxSecurityContext) -> Result<()> {
+    let is_id = |id: &i64| (0..i64::from(u32::MAX)).contains(id);
+    let field = |name: &str| format!("linux.security_context.{name}");
+    for (name, id) in [("run_as_user", &context.run_as_user), ("run_as_group", &context.run_as_group)] {
+        if let Some(id) = id.as_ref().filter(|id| !is_id(&id.value)) {
+            return Err(invalid(&field(name), format!("{} is no id", id.value)));
+        }
+    }
+    if let Some(group) = context.supplemental_groups.iter().find(|group| !is_id(group)) {
+        return Err(invalid(&field("supplemental_groups"), format!("{group} is no id")));
+    }
+    #[allow(deprecated)]
+    security::profile(context.seccomp.as_ref(), &context.seccomp_profile_path, "seccomp")?;
+    security::profile(context.apparmor.as_ref(), "", "apparmor").map(drop)
 }
 
 fn check_hostname(hostname: &str) -> Result<()> {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use windlass_cri_api::v1;
 use windlass_engine::{SandboxRecord, TypedBytes};
 use windlass_model::{Context as _, Error, Id, Result, Timestamp};
+use windlass_sys::idmap::IdMap;
 
 use crate::network::Attachment;
 
@@ -163,6 +164,12 @@ impl Pod {
         context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
     }
 
+    /// The ids of the pod's user namespace; `None`: the host's own.
+    pub(crate) fn users(&self) -> Option<IdMap> {
+        // It was checked before the pod was recorded.
+        super::users::map(self.namespaces().userns_options.as_ref(), "userns_options").ok().flatten()
+    }
+
     /// The pod's addresses, the primary one first; none with the host's network and none after it was stopped.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         self.attachment.as_ref().map(Attachment::addresses).unwrap_or_default()
@@ -171,6 +178,22 @@ impl Pod {
     /// The name, namespace, uid and attempt; planned pods always have them.
     pub(crate) fn metadata(&self) -> v1::PodSandboxMetadata {
         self.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// What the pod costs beside its containers, and what those may use, as it was said at the start and changed since.
+    pub(crate) fn limits(&self) -> (v1::LinuxContainerResources, v1::LinuxContainerResources) {
+        let linux = self.config.linux.clone().unwrap_or_default();
+        (linux.overhead.unwrap_or_default(), linux.resources.unwrap_or_default())
+    }
+
+    /// Changes both.
+    pub(crate) fn set_limits(
+        &mut self,
+        overhead: v1::LinuxContainerResources,
+        resources: v1::LinuxContainerResources,
+    ) {
+        let linux = self.config.linux.get_or_insert_default();
+        (linux.overhead, linux.resources) = (Some(overhead), Some(resources));
     }
 
     /// The record to keep.

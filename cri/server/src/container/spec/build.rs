@@ -8,9 +8,10 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use windlass_cri_api::v1;
+use windlass_model::environment::encode;
 use windlass_model::{Context as _, Error, Result};
 
-use super::{Host, PodFacts, host, mounts, resources, seccomp, security};
+use super::{Host, PodFacts, apparmor, host, mounts, resources, seccomp, security};
 use crate::CgroupDriver;
 use crate::container::plan::wrong;
 use crate::container::record::{Container, ImageDefaults};
@@ -63,6 +64,26 @@ pub(crate) fn spec(container: &Container, parts: &Parts<'_>) -> Result<Spec> {
         .map_err(broken)
 }
 
+/// Checks what a container asks of the machine: profiles that must be there, devices, file systems. Blocks.
+///
+/// # Errors
+/// Naming the field, or the profile or file that is missing or wrong.
+pub(crate) fn check(config: &v1::ContainerConfig, host: &Host) -> Result<()> {
+    let context = context(config);
+    security::selinux(context, host)?;
+    for (at, mount) in config.mounts.iter().enumerate().filter(|(_, mount)| mount.selinux_relabel && host.selinux) {
+        let why = format!("mounts[{at}].selinux_relabel of {}: SELinux labels are not built", mount.container_path);
+        return Err(Error::unimplemented(why));
+    }
+    if let Some(profile) = apparmor::profile(context, host)? {
+        apparmor::ensure(&profile)?;
+    }
+    let effective = security::capabilities(context, host)?.effective().clone().unwrap_or_default();
+    seccomp::seccomp(context, &effective)?;
+    devices(config, context.is_some_and(|context| context.privileged))?;
+    mounts::check_sources(config)
+}
+
 /// A process of `container` that runs `args`: its first one, or an exec's.
 pub(crate) fn process(container: &Container, host: &Host, hostname: &str, args: Vec<String>) -> Result<Process> {
     let broken = |error| Error::internal(format!("process of container {}: {error}", container.id));
@@ -79,13 +100,13 @@ pub(crate) fn process(container: &Container, host: &Host, hostname: &str, args: 
         .terminal(config.tty)
         .user(user)
         .args(args)
-        .env(environment(config, &container.defaults, hostname)?)
+        .env(environment(config, &container.defaults, hostname))
         .cwd(working_dir(config, &container.defaults))
         .capabilities(security::capabilities(context, host)?)
         .rlimits(Vec::new())
         .oom_score_adj(resources::oom_score(asked.map_or(0, |asked| asked.oom_score_adj), host));
     security::selinux(context, host)?;
-    if let Some(profile) = security::apparmor(context, host)? {
+    if let Some(profile) = apparmor::profile(context, host)? {
         process = process.apparmor_profile(profile);
     }
     let mut process = process.build().map_err(broken)?;
@@ -117,6 +138,9 @@ fn linux(container: &Container, parts: &Parts<'_>, root_propagation: Option<&str
         .devices(devices.into_iter().map(|(device, _)| device).collect::<Vec<_>>())
         .masked_paths(masked)
         .readonly_paths(read_only);
+    if let Some((map, _)) = &parts.pod.users {
+        linux = linux.uid_mappings(mounts::mappings(map.uids())?).gid_mappings(mounts::mappings(map.gids())?);
+    }
     if let Some(propagation) = root_propagation {
         linux = linux.rootfs_propagation(propagation);
     }
@@ -148,6 +172,9 @@ fn namespaces(context: Option<&v1::LinuxContainerSecurityContext>, parts: &Parts
     let shared = parts.pod.namespaces();
     let own = context.and_then(|context| context.namespace_options.as_ref()).unwrap_or(&shared);
     let mut all = vec![(LinuxNamespaceType::Mount, None)];
+    if let Some((_, pin)) = &parts.pod.users {
+        all.push((LinuxNamespaceType::User, Some(pin.clone())));
+    }
     if let Some(netns) = &parts.pod.netns {
         all.push((LinuxNamespaceType::Network, Some(netns.clone())));
         all.push((LinuxNamespaceType::Uts, Some(parts.pod.namespace("uts"))));
@@ -204,7 +231,9 @@ fn working_dir(config: &v1::ContainerConfig, image: &ImageDefaults) -> PathBuf {
 }
 
 /// The environment: ours, the image's, the request's; of two of one name the later stays, at the place of the first.
-fn environment(config: &v1::ContainerConfig, image: &ImageDefaults, hostname: &str) -> Result<Vec<String>> {
+/// Only the built-in runtime understands values that are not UTF-8; for others they were refused when the container was
+/// asked for.
+fn environment(config: &v1::ContainerConfig, image: &ImageDefaults, hostname: &str) -> Vec<String> {
     let mut all: Vec<String> = Vec::with_capacity(3 + image.env.len() + config.envs.len());
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     let mut set = |pair: String| {
@@ -222,12 +251,9 @@ fn environment(config: &v1::ContainerConfig, image: &ImageDefaults, hostname: &s
     if config.tty {
         set("TERM=xterm".into());
     }
-    image.env.iter().filter(|pair| pair.contains('=')).for_each(|pair| set(pair.clone()));
-    for pair in &config.envs {
-        let value = std::str::from_utf8(&pair.value).map_err(|_| wrong("envs", "has a value that is not UTF-8"))?;
-        set(format!("{}={value}", pair.key));
-    }
-    Ok(all)
+    image.env.iter().filter(|pair| pair.find('=').is_some_and(|at| at > 0)).for_each(|pair| set(pair.clone()));
+    config.envs.iter().for_each(|pair| set(encode(&pair.key, &pair.value)));
+    all
 }
 
 /// The annotations that tools know containers of Kubernetes by.

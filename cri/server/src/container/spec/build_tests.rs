@@ -19,6 +19,7 @@ pub(in super::super) fn pod() -> PodFacts {
             ..Default::default()
         },
         hostname: "web-0".into(),
+        users: None,
         netns: Some("/run/windlass/netns/p1".into()),
         pid: 42,
         shm: Some("/run/windlass/shm".into()),

@@ -109,6 +109,15 @@ fn permitted(status: &str) -> HashSet<Capability> {
     CAPABILITIES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, one)| *one).collect()
 }
 
+/// The device node at `path`.
+///
+/// # Errors
+/// As [`devices`]; a folder is none.
+pub(crate) fn device(path: &Path) -> Result<LinuxDevice> {
+    let meta = fs::metadata(path).context(|| format!("device {}", path.display()))?;
+    node(&meta, path)?.ok_or_else(|| Error::invalid(format!("{} is not a device", path.display())))
+}
+
 /// The device node at `host`, as `container` names it; a folder gives all devices in it.
 ///
 /// # Errors

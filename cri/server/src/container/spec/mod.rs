@@ -1,8 +1,9 @@
 //! The OCI runtime specification of a container, from the request, the image's defaults and the pod.
 
+mod apparmor;
 pub(crate) mod build;
 mod host;
-mod mounts;
+pub(crate) mod mounts;
 pub(crate) mod resources;
 pub(crate) mod seccomp;
 pub(crate) mod security;
@@ -11,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use windlass_cri_api::v1;
 use windlass_model::Id;
+use windlass_sys::idmap::IdMap;
 
-pub(crate) use host::Host;
+pub(crate) use host::{Host, device};
 pub(crate) use mounts::make_sources;
 
 /// What a container needs to know of its pod.
@@ -26,6 +28,8 @@ pub(crate) struct PodFacts {
     pub(crate) hostname: String,
     /// The pinned network namespace; `None`: the host's.
     pub(crate) netns: Option<PathBuf>,
+    /// The pod's user namespace: its ids and where it is pinned; `None`: the host's.
+    pub(crate) users: Option<(IdMap, PathBuf)>,
     /// The process that has the pod's namespaces.
     pub(crate) pid: u32,
     /// What containers share as `/dev/shm`; `None`: each has its own.

@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{Mount, MountBuilder};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, MountBuilder};
 use windlass_cri_api::v1;
 use windlass_model::{Context as _, Error, Result};
+use windlass_sys::idmap::{IdMap, Range};
 
 use super::PodFacts;
+use crate::pod::users;
 
 /// A place, a file-system type, a source and options.
 type Row = (&'static str, &'static str, &'static str, &'static [&'static str]);
@@ -72,7 +74,9 @@ pub(super) fn mounts(
         }
     }
     for (place, source) in volumes.iter().filter(|(place, _)| !asked.contains(place)) {
-        binds.push((place.clone(), bind(place, source, &["rbind", "rprivate", "rw"])?));
+        let volume = bind(place, source, &["rbind", "rprivate", "rw"])?;
+        // It is a copy of what the image has there, under the image's own ids.
+        binds.push((place.clone(), mapped(volume, pod.users.as_ref().map(|(map, _)| map))?));
     }
     let mut root_propagation = None;
     for one in &config.mounts {
@@ -87,11 +91,46 @@ pub(super) fn mounts(
             (true, _) => "ro",
             _ => "rw",
         };
-        binds.push((place.clone(), bind(&place, Path::new(&one.host_path), &["rbind", propagation, access])?));
+        let made = bind(&place, Path::new(&one.host_path), &["rbind", propagation, access])?;
+        binds.push((place, mapped(made, ids(one, "mounts")?.as_ref())?));
     }
     binds.sort_by_key(|(place, _)| place.components().count());
     mounts.extend(binds.into_iter().map(|(_, mount)| mount));
     Ok(Mounts { mounts, root_propagation })
+}
+
+/// The ids under which a mount of the request is to be shown; `None`: those that its files have.
+pub(crate) fn ids(mount: &v1::Mount, field: &str) -> Result<Option<IdMap>> {
+    match mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty() {
+        true => Ok(None),
+        false => users::ids(&mount.uid_mappings, &mount.gid_mappings, field).map(Some),
+    }
+}
+
+/// `mount` with its files under the ids of `map`.
+fn mapped(mut mount: Mount, map: Option<&IdMap>) -> Result<Mount> {
+    if let Some(map) = map {
+        mount.set_uid_mappings(Some(mappings(map.uids())?));
+        mount.set_gid_mappings(Some(mappings(map.gids())?));
+    }
+    Ok(mount)
+}
+
+/// Ranges in OCI words.
+pub(super) fn mappings(ranges: &[Range]) -> Result<Vec<LinuxIdMapping>> {
+    let one = |range: &Range| {
+        LinuxIdMappingBuilder::default().container_id(range.inside).host_id(range.outside).size(range.length).build()
+    };
+    let made: Result<_, _> = ranges.iter().map(one).collect();
+    made.map_err(|error| Error::internal(format!("id mappings: {error}")))
+}
+
+/// Refuses a mount that asks for a propagation which its source cannot have.
+///
+/// # Errors
+/// [`windlass_model::Kind::FailedPrecondition`] naming the source.
+pub(super) fn check_sources(config: &v1::ContainerConfig) -> Result<()> {
+    config.mounts.iter().filter(|mount| mount.image.is_none()).try_for_each(|mount| propagation(mount).map(drop))
 }
 
 /// Makes the folders of the host that the request names and that are not there, as every runtime does.

@@ -1,4 +1,4 @@
-//! Capabilities, masked paths, AppArmor and SELinux of a container.
+//! Capabilities, masked paths, users and SELinux options of a container.
 
 use std::collections::HashSet;
 use std::str::FromStr as _;
@@ -7,9 +7,11 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxCapabilitiesBuilder}
 use windlass_cri_api::v1;
 use windlass_cri_api::v1::security_profile::ProfileType;
 use windlass_model::{Error, Result};
+use windlass_sys::idmap::IdMap;
 
 use super::Host;
 use crate::container::plan::{require, wrong};
+use crate::pod::users;
 
 /// What a container may do unless it asks otherwise: containerd's and Docker's set.
 const DEFAULT: [Capability; 14] = [
@@ -62,6 +64,17 @@ pub(crate) fn check(context: Option<&v1::LinuxContainerSecurityContext>, pod: &v
         let fits = id.as_ref().is_none_or(|id| (0..i64::from(u32::MAX)).contains(&id.value));
         require(fits, &at(field), "is no id")?;
     }
+    let groups = context.supplemental_groups.iter().all(|group| (0..i64::from(u32::MAX)).contains(group));
+    require(groups, &at("supplemental_groups"), "holds what is no id")?;
+    for (field, paths) in [("masked_paths", &context.masked_paths), ("readonly_paths", &context.readonly_paths)] {
+        let absolute = paths.iter().all(|path| path.starts_with('/') && !path.contains('\0'));
+        require(absolute, &at(field), "holds what is no absolute path")?;
+    }
+    #[allow(deprecated)]
+    {
+        profile(context.seccomp.as_ref(), &context.seccomp_profile_path, "seccomp")?;
+        profile(context.apparmor.as_ref(), &context.apparmor_profile, "apparmor")?;
+    }
     let policy = v1::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy);
     require(policy.is_ok(), &at("supplemental_groups_policy"), "is unknown")?;
     if let Some(asked) = &context.capabilities {
@@ -78,12 +91,28 @@ pub(crate) fn check(context: Option<&v1::LinuxContainerSecurityContext>, pod: &v
         require(pid.is_ok(), &at("namespace_options.pid"), "is unknown")?;
         let target = pid == Ok(v1::NamespaceMode::Target);
         require(!target || !options.target_id.is_empty(), &at("namespace_options.target_id"), "is empty")?;
-        let users = options.userns_options.as_ref().map_or(v1::NamespaceMode::Node as i32, |users| users.mode);
-        if users == v1::NamespaceMode::Pod as i32 {
-            return Err(Error::unimplemented(format!("{} is not built yet", at("namespace_options.userns_options"))));
-        }
+        let field = at("namespace_options.userns_options");
+        let shared = sandbox.and_then(|sandbox| sandbox.namespace_options.as_ref());
+        let shared = users::map(shared.and_then(|options| options.userns_options.as_ref()), &field)?;
+        let own = users::map(options.userns_options.as_ref(), &field)?;
+        let agree = options.userns_options.is_none() || own == shared;
+        require(agree, &field, "is not what the pod was made with")?;
+        check_ids(context, shared.as_ref())?;
     }
     Ok(())
+}
+
+/// Refuses numbers that stand for nobody in the pod's user namespace.
+fn check_ids(context: &v1::LinuxContainerSecurityContext, map: Option<&IdMap>) -> Result<()> {
+    let Some(map) = map else { return Ok(()) };
+    let id = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
+    let users = context.run_as_user.iter().map(|user| ("run_as_user", map.uid(id(user.value))));
+    let groups = context.run_as_group.iter().map(|group| ("run_as_group", map.gid(id(group.value))));
+    let more = context.supplemental_groups.iter().map(|group| ("supplemental_groups", map.gid(id(*group))));
+    let strange = users.chain(groups).chain(more).find(|(_, outside)| outside.is_none());
+    strange.map_or(Ok(()), |(field, _)| {
+        Err(wrong(&format!("linux.security_context.{field}"), "has no place in the pod's user namespace"))
+    })
 }
 
 fn is_all(name: &str) -> bool {
@@ -157,27 +186,6 @@ pub(crate) fn hidden_paths(context: Option<&v1::LinuxContainerSecurityContext>) 
         Some(context) if context.privileged => (Vec::new(), Vec::new()),
         Some(context) => (context.masked_paths.clone(), context.readonly_paths.clone()),
         None => (owned(&MASKED), owned(&READ_ONLY)),
-    }
-}
-
-/// The AppArmor profile to run under; `None`: none.
-///
-/// # Errors
-/// [`windlass_model::Kind::FailedPrecondition`] where a profile is asked for and the machine has no AppArmor;
-/// [`windlass_model::Kind::Unimplemented`] for a default profile of ours, which does not exist yet.
-pub(crate) fn apparmor(context: Option<&v1::LinuxContainerSecurityContext>, host: &Host) -> Result<Option<String>> {
-    let Some(context) = context.filter(|context| !context.privileged) else { return Ok(None) };
-    #[allow(deprecated)]
-    let Some((kind, name)) = profile(context.apparmor.as_ref(), &context.apparmor_profile, "apparmor")? else {
-        return Ok(None);
-    };
-    match kind {
-        ProfileType::Unconfined => Ok(None),
-        _ if !host.apparmor => {
-            Err(Error::precondition("an AppArmor profile is asked for and this machine has no AppArmor"))
-        }
-        ProfileType::Localhost => Ok(Some(name)),
-        ProfileType::RuntimeDefault => Err(Error::unimplemented("the default AppArmor profile is not built yet")),
     }
 }
 
@@ -294,15 +302,5 @@ pub(super) mod tests {
         assert!(profile(None, "nonsense", "x").is_err());
         let asked = v1::SecurityProfile { profile_type: 2, localhost_ref: String::new() };
         assert!(profile(Some(&asked), "", "x").is_err());
-    }
-
-    #[test]
-    fn a_profile_needs_apparmor() {
-        let asked = v1::SecurityProfile { profile_type: 2, localhost_ref: "p".into() };
-        let context = v1::LinuxContainerSecurityContext { apparmor: Some(asked), ..Default::default() };
-        assert!(apparmor(Some(&context), &host()).is_err());
-        let on = Host { apparmor: true, ..host() };
-        assert_eq!(apparmor(Some(&context), &on).unwrap().as_deref(), Some("p"));
-        assert_eq!(apparmor(None, &host()).unwrap(), None);
     }
 }
