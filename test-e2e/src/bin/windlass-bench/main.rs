@@ -12,6 +12,9 @@ mod table;
 use anyhow::{Result, bail};
 use windlass_test_e2e::{Flavour, Node, Plan};
 
+/// Every benchmark.
+const ALL: [&str; 7] = ["pods", "memory", "logs", "pull", "restart", "exec", "stats"];
+
 /// The daemons to measure, as `BENCH_RUNTIMES` names them; by default all that are installed.
 fn flavours() -> Vec<Flavour> {
     let wanted = std::env::var("BENCH_RUNTIMES").unwrap_or_else(|_| "windlass containerd".to_owned());
@@ -67,7 +70,7 @@ async fn main() -> Result<()> {
         wanted = vec!["pods".to_owned(), "memory".to_owned()];
     }
     if wanted.iter().any(|word| word == "all") {
-        wanted = ["pods", "memory", "logs", "pull", "restart", "exec", "stats"].iter().map(|word| (*word).to_owned()).collect();
+        wanted = ALL.map(str::to_owned).to_vec();
     }
     describe_machine();
     let flavours = flavours();
