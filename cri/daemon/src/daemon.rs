@@ -54,7 +54,7 @@ pub async fn run(config: Config) -> Result<()> {
     }
 
     let tenant = core.tenant(config.cri.namespace.clone());
-    let server = Server::new(server_config(&config), tenant)?;
+    let server = Server::new(server_config(&config)?, tenant)?;
     let streaming = server.bind_streaming().await?;
     server.recover().await.context("recover the pods")?;
     services.spawn({
@@ -112,12 +112,12 @@ fn options(config: &Config) -> Result<Options> {
     })
 }
 
-fn server_config(config: &Config) -> ServerConfig {
+fn server_config(config: &Config) -> Result<ServerConfig> {
     let cri = &config.cri;
     let runtime = |(name, runtime): (&String, &crate::config::Runtime)| {
         (name.clone(), Runtime { binary: runtime.binary.clone(), shim: runtime.shim.clone() })
     };
-    ServerConfig {
+    Ok(ServerConfig {
         root: config.root.clone(),
         state: config.state.clone(),
         snapshotter: cri.snapshotter.clone(),
@@ -130,8 +130,9 @@ fn server_config(config: &Config) -> ServerConfig {
         cni_bin_dirs: cri.cni_bin_dirs.clone(),
         cni_conf_template: cri.cni_conf_template.clone(),
         max_log_line: cri.max_log_line,
+        shim: process::find_shim()?,
         streaming: cri.streaming.clone(),
-    }
+    })
 }
 
 /// Serves the CRI and the containerd API on one socket until the drain begins and the calls under way are answered.

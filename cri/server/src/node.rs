@@ -7,6 +7,8 @@ use serde_json::json;
 use windlass_cri_api::v1;
 use windlass_model::Result;
 
+use crate::pod::blocking;
+use crate::readiness::{self, Fault, condition};
 use crate::{CgroupDriver, Server};
 
 /// The version of the kubelet's own runtime API, which it compares letter by letter.
@@ -27,26 +29,16 @@ impl Server {
 
     /// Whether pods can be run, and with which handlers.
     pub(crate) async fn status(self: &Arc<Self>, request: v1::StatusRequest) -> Result<v1::StatusResponse> {
-        let network = self.network.current().await;
-        let condition = |kind: &str, reason: &str, message: Option<String>| v1::RuntimeCondition {
-            r#type: kind.into(),
-            status: message.is_none(),
-            reason: message.as_ref().map(|_| reason.into()).unwrap_or_default(),
-            message: message.unwrap_or_default(),
-        };
-        let conditions = vec![
-            condition("RuntimeReady", "", None),
-            condition("NetworkReady", "NetworkPluginNotReady", network.err().map(|error| error.to_string())),
-        ];
-        // The empty name is the handler of pods that name none.
-        let names = std::iter::once("").chain(self.config.runtimes.keys().map(String::as_str));
-        let features = v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-        let runtime_handlers =
-            names.map(|name| v1::RuntimeHandler { name: name.into(), features: Some(features) }).collect();
+        let config = self.config.clone();
+        let runtime = blocking(move || Ok(readiness::fault(&config)));
+        let (runtime, network) = tokio::join!(runtime, self.network.fault());
+        let network = network.map(|error| Fault::of_network(&error));
+        let network_said = network.as_ref().map(|fault| fault.message.clone());
+        let conditions = vec![condition("RuntimeReady", runtime?), condition("NetworkReady", network)];
         Ok(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions }),
-            info: if request.verbose { self.status_info() } else { HashMap::new() },
-            runtime_handlers,
+            info: if request.verbose { self.status_info(network_said).await } else { HashMap::new() },
+            runtime_handlers: self.runtime_handlers().await,
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,
@@ -54,8 +46,10 @@ impl Server {
         })
     }
 
-    fn status_info(&self) -> HashMap<String, String> {
+    /// What `crictl info` shows beyond the conditions: the configuration in force and the network.
+    async fn status_info(&self, fault: Option<String>) -> HashMap<String, String> {
         let config = &self.config;
+        let network = self.network.current().await.ok();
         let config = json!({
             "root": config.root,
             "state": config.state,
@@ -64,9 +58,20 @@ impl Server {
             "systemdCgroup": config.cgroup_driver == CgroupDriver::Systemd,
             "defaultRuntime": config.default_runtime,
             "runtimes": config.runtimes.keys().collect::<Vec<_>>(),
-            "cni": {"confDir": config.cni_conf_dir, "binDirs": config.cni_bin_dirs},
+            "maxContainerLogLineSize": config.max_log_line,
+            "shim": config.shim,
+            "cni": {
+                "confDir": config.cni_conf_dir,
+                "binDirs": config.cni_bin_dirs,
+                "confTemplate": config.cni_conf_template,
+            },
         });
-        HashMap::from([("config".into(), config.to_string())])
+        let loaded = fault.unwrap_or_else(|| "OK".into());
+        HashMap::from([
+            ("config".into(), config.to_string()),
+            ("cniconfig".into(), json!(network).to_string()),
+            ("lastCNILoadStatus".into(), loaded),
+        ])
     }
 
     /// What the kubelet takes over from the runtime: the cgroup driver.

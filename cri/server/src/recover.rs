@@ -7,7 +7,8 @@ use tracing::{info, warn};
 use windlass_model::{Id, Result};
 
 use crate::Server;
-use crate::pod::{Pod, Rung};
+use crate::network::Hold;
+use crate::pod::{Pod, Rung, blocking};
 
 impl Server {
     /// Prepares the server for its first call. Pods and containers that run are left alone; half-built pods come down
@@ -24,9 +25,9 @@ impl Server {
         }
         self.start_nri().await?;
         self.watch_processors();
-        let server = self.clone();
-        // Ends with its work; nothing waits for it.
-        tokio::task::spawn_blocking(move || server.sweep());
+        let (server, hold) = (self.clone(), self.network.hold());
+        // Ends with its work; only attachments wait for it.
+        tokio::spawn(async move { server.tidy(hold).await });
         Ok(())
     }
 
@@ -50,12 +51,36 @@ impl Server {
         if forget { self.clear_pod(id).await } else { self.bring_down(id).await.map(drop) }
     }
 
-    /// Removes pins and files of pods that have no record. Blocks.
-    fn sweep(&self) {
+    /// Takes unknown pods off the network, has its plugins forget what no pod has, and removes what unknown pods left.
+    async fn tidy(self: Arc<Self>, hold: Hold) {
         // A pod is in the index before the first of these is made, so what is found here and not there is an orphan.
         for id in self.orphans(&self.config.state.join("netns")) {
-            report(&id, windlass_sys::netns::remove(&self.config.state.join("netns").join(&id)));
+            let pin = self.config.state.join("netns").join(&id);
+            if let Err(error) = self.take_off(&id, &pin).await {
+                warn!(pod = %id, %error, "an unknown pod could not be taken off the network");
+            }
+            report(&id, blocking(move || windlass_sys::netns::remove(&pin)).await);
         }
+        let attached: Vec<Id> =
+            self.pods.all().iter().filter(|pod| pod.attachment.is_some()).map(|pod| pod.id.clone()).collect();
+        if let Err(error) = self.network.collect(&attached).await {
+            warn!(%error, "the network could not forget what no pod has");
+        }
+        drop(hold);
+        let server = self.clone();
+        // Ends with its work; nothing waits for it.
+        tokio::task::spawn_blocking(move || server.sweep());
+    }
+
+    /// Detaches a pod of which only the namespace is left. A node without a network has nothing to detach it with.
+    async fn take_off(&self, id: &Id, pin: &Path) -> Result<()> {
+        self.network.end_leftover(id).await?;
+        let Ok(attachment) = self.network.unknown(pin.to_owned()).await else { return Ok(()) };
+        self.network.detach(id, &attachment).await
+    }
+
+    /// Removes files of pods that have no record. Blocks.
+    fn sweep(&self) {
         for id in self.orphans(&self.config.state.join("pods")) {
             report(&id, windlass_sys::fs::remove_tree(&self.config.state.join("pods").join(&id)));
         }

@@ -15,6 +15,7 @@ use windlass_model::{Error, Result};
 
 use crate::announce::{EventStream, Listeners};
 use crate::container::Containers;
+use crate::handlers::Handlers;
 use crate::image::{Measures, Pins};
 use crate::instrument;
 use crate::names::Verbs;
@@ -66,6 +67,8 @@ pub struct ServerConfig {
     pub cni_conf_template: Option<PathBuf>,
     /// The longest piece of a line in one entry of a container's log, in bytes.
     pub max_log_line: usize,
+    /// Our shim's executable, which Status looks for.
+    pub shim: PathBuf,
     /// The images that the kubelet must not remove: references, `beginning*` or `*part*`.
     pub pinned_images: Vec<String>,
     /// Plugins of the Node Resource Interface; `None`: none.
@@ -83,6 +86,7 @@ pub struct Server {
     pub(crate) pods: Pods,
     pub(crate) containers: Containers,
     pub(crate) listeners: Listeners,
+    pub(crate) handlers: Handlers,
     pub(crate) measures: Measures,
     pub(crate) stats: Stats,
     pub(crate) pins: Pins,
@@ -116,6 +120,7 @@ impl Server {
             pods: Pods::default(),
             containers: Containers::default(),
             listeners: Listeners::default(),
+            handlers: Handlers::default(),
             measures: Measures::default(),
             stats: Stats::default(),
             pins: Pins::parse(&config.pinned_images)?,
@@ -312,7 +317,8 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        instrument::query("UpdatePodSandboxResources", request, |_| unbuilt("UpdatePodSandboxResources")).await
+        instrument::verb("UpdatePodSandboxResources", request, |request| self.0.update_pod_sandbox_resources(request))
+            .await
     }
 
     type StreamPodSandboxesStream = Batches<v1::PodSandbox, v1::StreamPodSandboxesResponse>;

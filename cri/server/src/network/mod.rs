@@ -9,7 +9,7 @@ pub mod pod;
 pub mod result;
 mod template;
 
-pub use pod::{Attachment, Network};
+pub use pod::{Attachment, Hold, Network};
 
 #[cfg(test)]
 mod real_tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 use windlass_model::{Error, Id, Result};
 
 use super::cni::{Call, Plugins};
@@ -29,6 +30,18 @@ const STATUS: Duration = Duration::from_secs(5);
 pub struct Network {
     folder: PathBuf,
     plugins: Plugins,
+    /// Attachments wait while this is true.
+    held: watch::Sender<bool>,
+}
+
+/// Holds back new attachments until it is dropped: a GC would take them for leftovers.
+#[derive(Debug)]
+pub struct Hold(watch::Sender<bool>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 /// All that is needed to take a pod off the network again, also after the node's configuration changed or the node was
@@ -57,13 +70,17 @@ impl Network {
     pub fn new(config: &ServerConfig) -> Result<Self> {
         let folders = config.cni_bin_dirs.clone();
         std::env::join_paths(&folders).map_err(|error| Error::invalid(format!("folders of CNI plugins: {error}")))?;
-        Ok(Self { folder: config.cni_conf_dir.clone(), plugins: Plugins { folders, timeout: PLUGIN_TIMEOUT } })
+        Ok(Self {
+            folder: config.cni_conf_dir.clone(),
+            plugins: Plugins { folders, timeout: PLUGIN_TIMEOUT },
+            held: watch::Sender::new(false),
+        })
     }
 
     /// For tests, which have plugins of their own.
     #[cfg(test)]
     pub(super) fn of(folder: PathBuf, plugins: Plugins) -> Self {
-        Self { folder, plugins }
+        Self { folder, plugins, held: watch::Sender::new(false) }
     }
 
     /// The network that the next pod is attached to. An error is the reason why the node's network is not ready.
@@ -93,6 +110,12 @@ impl Network {
         }
     }
 
+    /// Holds back new attachments from now on.
+    pub fn hold(&self) -> Hold {
+        self.held.send_replace(true);
+        Hold(self.held.clone())
+    }
+
     /// Has the plugins of the present network forget every attachment but those of the pods `valid`.
     ///
     /// # Errors
@@ -118,6 +141,8 @@ impl Network {
     /// The first plugin's failure, naming it; or that the pod got no address. In both cases [`Network::detach`] is
     /// still to be called.
     pub async fn attach(&self, id: &Id, attachment: &Attachment) -> Result<Value> {
+        // An error says that nobody can hold it any more.
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
         let result = self.plugins.add(&attachment.call(id, true)).await?;
         let named = |error: Error| Error::new(error.kind(), format!("network {:?}: {error}", attachment.list.name));
         result::check(&result).map_err(named)?;

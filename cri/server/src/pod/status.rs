@@ -99,7 +99,10 @@ impl Server {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("took longer than {CHECK:?}"),
         };
+        let (overhead, resources) = pod.limits();
         let info = json!({
+            "overhead": super::update::told(&overhead),
+            "resources": super::update::told(&resources),
             "pid": pid,
             "rung": pod.rung,
             "runtimeHandler": pod.handler,
