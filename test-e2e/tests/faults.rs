@@ -388,7 +388,7 @@ async fn a_killed_shim_ends_its_containers() -> Result<()> {
     let status = node.exited(&pod.container).await?;
     ensure!(status.exit_code != 0 && status.finished_at > 0, "{status:?}");
     eventually("its processes are gone", Duration::from_secs(10), async || {
-        let parent = format!("/{}/pod-orphan", node.tag());
+        let parent = pod.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default();
         kernel::processes_of(&parent).is_empty().then_some(())
     })
     .await?;

@@ -388,7 +388,10 @@ fn endpoints(
     let endpoint = |host: Host| {
         // A host that is asked in a registry's place is not that registry, whoever wrote it there.
         let credentials = if host.namespace.is_none() { credentials.clone() } else { None };
-        let client = http.client_of(&host).context(|| format!("set up TLS for {}", shown(&host.base)))?;
+        // A file that is missing on this node is no image that is missing.
+        let client = http.client_of(&host).map_err(|error| {
+            Error::with_source(Kind::FailedPrecondition, format!("set up TLS for {}", shown(&host.base)), error)
+        })?;
         Ok(Endpoint { client, authorizer: Authorizer::new(credentials), distrusted: AtomicBool::new(false), host })
     };
     hosts_for(config, registry)?.into_iter().map(endpoint).collect()
@@ -425,8 +428,40 @@ fn port(url: &Url) -> String {
 
 /// An error of the connection. Its own text is kept, its URL is not.
 pub(crate) fn transport_error(error: reqwest::Error, asked: &str) -> Error {
-    let kind = if error.is_builder() { Kind::InvalidArgument } else { Kind::Unavailable };
+    let kind = match () {
+        () if error.is_builder() => Kind::InvalidArgument,
+        // It will be no better at the next try.
+        () if is_refused_certificate(&error) => Kind::FailedPrecondition,
+        () => Kind::Unavailable,
+    };
     Error::with_source(kind, format!("ask {asked}"), error.without_url())
+}
+
+/// True where one side does not believe the other's certificate.
+fn is_refused_certificate(error: &reqwest::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let alerts = [
+        Alert::BadCertificate,
+        Alert::UnsupportedCertificate,
+        Alert::CertificateRevoked,
+        Alert::CertificateExpired,
+        Alert::CertificateUnknown,
+        Alert::UnknownCA,
+        Alert::AccessDenied,
+        Alert::CertificateRequired,
+    ];
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        // What an I/O error wraps is not its source but itself.
+        let wrapped = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = wrapped.and_then(|wrapped| wrapped.downcast_ref()).or_else(|| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => return true,
+            Some(rustls::Error::AlertReceived(alert)) => return alerts.contains(alert),
+            _ => cause = inner.source(),
+        }
+    }
+    false
 }
 
 fn join(refused: Error, answer: &Error) -> Error {
