@@ -191,6 +191,41 @@ pub fn trim_heap() {
     }
 }
 
+/// Lets go of the pages of this program's own file, code and constants; what is used again is mapped again from the
+/// kernel's cache. Of a long life most of the code is needed once.
+pub fn release_program() {
+    // JUSTIFICATION: only the loader knows where the program's segments are.
+    // SAFETY: the callback has the type that is asked for, keeps nothing of what it is shown, and does not unwind.
+    unsafe { libc::dl_iterate_phdr(Some(release_segments), std::ptr::null_mut()) };
+}
+
+/// Lets go of the segments of one object, the first that is shown: the program itself.
+extern "C" fn release_segments(
+    object: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    // JUSTIFICATION: the loader gives a pointer.
+    // SAFETY: it is valid during the callback.
+    let object = unsafe { &*object };
+    // JUSTIFICATION: as above.
+    // SAFETY: the loader says where the program's headers are and how many, and they are never changed.
+    let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
+    for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0) {
+        // At least the size of a page.
+        let page = (header.p_align as usize).max(1);
+        let begin = (object.dlpi_addr as usize + header.p_vaddr as usize).next_multiple_of(page);
+        let end = (object.dlpi_addr as usize + header.p_vaddr as usize + header.p_filesz as usize) / page * page;
+        if begin < end {
+            // JUSTIFICATION: nothing else gives pages back.
+            // SAFETY: whole pages of a segment that nobody can write to hold what the file holds, so the kernel brings
+            // the same bytes back whenever they are touched, this very code included.
+            unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_DONTNEED) };
+        }
+    }
+    1
+}
+
 /// Takes ownership of a descriptor that the parent of this process left open for it; it will not pass to children.
 ///
 /// # Errors
@@ -271,6 +306,19 @@ mod tests {
     fn descriptors_that_are_not_open_are_not_taken() {
         assert!(inherited(1).is_err());
         assert!(inherited(100_000).is_err());
+    }
+
+    #[test]
+    fn a_program_goes_on_without_its_pages() {
+        // The pages of files that are mapped, in kB.
+        let mapped = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap().to_owned();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let before = mapped();
+        release_program();
+        assert!(mapped() < before);
     }
 
     #[test]

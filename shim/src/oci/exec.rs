@@ -26,7 +26,7 @@ use windlass_sys::cgroup::Layout;
 use windlass_sys::enter::{self, Namespaces};
 use windlass_sys::{fs, process};
 
-use super::answer;
+use super::{answer, label};
 use plan::{Limit, Plan};
 use seccomp::Filter;
 
@@ -130,7 +130,7 @@ fn pack(target: &Target<'_>, file: &Path) -> Result<Parcel> {
         namespaces,
         root: root.transpose()?,
         console: console.transpose()?,
-        proc: labelled.then(|| fs::open_folder(Path::new("/proc"))).transpose()?,
+        proc: labelled.then(label::proc).transpose()?,
         process: handle,
         plan,
     };

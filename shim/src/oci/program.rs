@@ -13,6 +13,8 @@ use rustix::io::Errno;
 use windlass_model::environment::decode;
 use windlass_model::{Error, Kind, Result};
 
+use super::label;
+
 /// The most that is read of a container's `/etc/passwd`, in bytes.
 const PASSWD_LIMIT: u64 = 1 << 20;
 
@@ -28,6 +30,11 @@ impl Executor for Program {
         let refuse = |error: Error| ExecutorValidationError::ArgValidationError(error.to_string());
         let (args, env) = words(spec).map_err(refuse)?;
         let first = args.first().ok_or_else(|| refuse(Error::invalid("process.args is empty")))?;
+        // libcontainer has done the same for AppArmor.
+        let wanted = spec.process().as_ref().and_then(|process| process.selinux_label().as_deref());
+        if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
+            label::proc().and_then(|proc| label::selinux(&proc, wanted)).map_err(refuse)?;
+        }
         find(first, &env).map(drop).map_err(refuse)
     }
 

@@ -3,18 +3,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat, major, minor, openat};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat, major, minor};
 use rustix::io::Errno;
 use rustix::process::{chroot, fchdir, umask};
 use rustix::thread::{
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
-use windlass_model::{Context, Error, Kind, Result};
+use windlass_model::{Context, Error, Result};
 use windlass_sys::{enter, process, tty};
 
 use super::Parcel;
 use super::plan::{Plan, Size, User};
-use crate::oci::{capabilities, program};
+use crate::oci::{capabilities, label, program};
 
 /// Mode bits that new files do not get, where nobody says.
 const UMASK: u32 = 0o022;
@@ -43,7 +43,8 @@ fn prepare(parcel: Parcel) -> Result<(std::path::PathBuf, Plan)> {
         None => replace_null()?,
     }
     if let Some(proc) = proc {
-        label(&proc, &plan)?;
+        plan.apparmor.as_deref().map_or(Ok(()), |profile| label::apparmor(&proc, profile))?;
+        plan.selinux.as_deref().map_or(Ok(()), |wanted| label::selinux(&proc, wanted))?;
     }
     enter::close_on_exec()?;
     umask(Mode::from_raw_mode(plan.user.umask.unwrap_or(UMASK)));
@@ -146,34 +147,4 @@ fn standard(descriptor: BorrowedFd<'_>, which: [bool; 3]) -> rustix::io::Result<
         rustix::stdio::dup2_stderr(descriptor)?;
     }
     Ok(())
-}
-
-/// Tells the security modules what the program is to be confined by.
-fn label(proc: &OwnedFd, plan: &Plan) -> Result<()> {
-    if let Some(profile) = &plan.apparmor {
-        let text = format!("exec {profile}");
-        let written = match write(proc, "self/attr/apparmor/exec", &text) {
-            // An old kernel has one set of files for all modules.
-            Err(Errno::NOENT) => write(proc, "self/attr/exec", &text),
-            outcome => outcome,
-        };
-        explain(written, || format!("apply the AppArmor profile {profile:?}"))?;
-    }
-    if let Some(label) = &plan.selinux {
-        explain(write(proc, "self/attr/exec", label), || format!("apply the SELinux label {label:?}"))?;
-    }
-    Ok(())
-}
-
-fn write(proc: &OwnedFd, file: &str, text: &str) -> rustix::io::Result<()> {
-    let file = openat(proc, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, text.as_bytes()).map(drop)
-}
-
-fn explain(outcome: rustix::io::Result<()>, doing: impl FnOnce() -> String) -> Result<()> {
-    match outcome {
-        Err(Errno::NOENT) => Err(Error::new(Kind::FailedPrecondition, format!("{}: there is none", doing()))),
-        Err(Errno::INVAL) => Err(Error::new(Kind::FailedPrecondition, format!("{}: the kernel has none", doing()))),
-        outcome => outcome.map_err(std::io::Error::from).context(doing),
-    }
 }
