@@ -14,3 +14,13 @@ pub fn spdy(bytes: &[u8]) {
 pub fn websocket(bytes: &[u8]) {
     crate::streaming::fuzzing::websocket(bytes);
 }
+
+/// Reads what a network plugin answers to ADD.
+pub fn network_result(bytes: &[u8]) {
+    crate::network::fuzzing::result(bytes);
+}
+
+/// Reads a network's configuration, and a template of one.
+pub fn network_configuration(bytes: &[u8]) {
+    crate::network::fuzzing::configuration(bytes);
+}

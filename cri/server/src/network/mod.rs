@@ -3,6 +3,8 @@
 pub mod bandwidth;
 pub mod cni;
 pub mod conf;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod generate;
 mod leftover;
 pub mod pod;

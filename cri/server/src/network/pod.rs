@@ -205,7 +205,7 @@ impl Attachment {
 
 /// The addresses of a result (CNI specification, section 5): those of the pod's interface, or all where the result does
 /// not say whose they are. The first IPv4 address is the primary one, as with containerd's defaults.
-fn addresses(result: &Value) -> Vec<IpAddr> {
+pub(super) fn addresses(result: &Value) -> Vec<IpAddr> {
     let list = |field: &str| result.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let interfaces = list("interfaces");
     let is_pods = |ip: &&Value| {
