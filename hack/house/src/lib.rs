@@ -5,6 +5,7 @@
 
 mod arrows;
 mod files;
+mod proofs;
 mod source;
 mod workspace;
 
@@ -23,5 +24,6 @@ pub fn violations(workspace: &Workspace) -> anyhow::Result<Vec<String>> {
             found.extend(files::check(&shown, &text));
         }
     }
+    found.extend(proofs::check(&workspace.root)?);
     Ok(found)
 }

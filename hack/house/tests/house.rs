@@ -89,3 +89,20 @@ fn a_crate_outside_the_workspace_is_refused() {
     fs::write(dir.path().join("stray/Cargo.toml"), "[package]\nname = \"stray\"\n").expect("write");
     assert!(Workspace::read(dir.path()).is_err());
 }
+
+#[test]
+fn a_proof_that_does_not_exist_is_found() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))
+            .and_then(|()| fs::write(path, text))
+            .expect("write");
+    };
+    write("Cargo.toml", "[workspace]\nmembers = []\n[workspace.lints.rust]\nunsafe_code = \"forbid\"\n");
+    write("docs/a.md", "`life::a_pod`, `life::gone`, `life::a_po`, `none::a_pod`, `Std::Word`\n");
+    write("test-e2e/tests/life.rs", "fn a_pod() {}\n");
+    let found = violations(&Workspace::read(dir.path()).expect("manifests")).expect("files");
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found.iter().all(|line| line.starts_with("docs/a.md: there is no test ")), "{found:?}");
+}
