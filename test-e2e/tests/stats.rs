@@ -69,11 +69,11 @@ async fn a_container_shows_what_it_uses() -> Result<()> {
 
     let memory = eventually("the memory is seen", PATIENCE, async || {
         let memory = stats(&node, &burns).await.ok()?.memory?;
-        (number(&memory.usage_bytes) >= 16 << 20).then_some(memory)
+        (number(&memory.working_set_bytes) >= 16 << 20).then_some(memory)
     })
     .await?;
     let working_set = number(&memory.working_set_bytes);
-    ensure!((16 << 20..=number(&memory.usage_bytes)).contains(&working_set), "working set {working_set}");
+    ensure!(working_set <= number(&memory.usage_bytes), "working set {working_set}");
     let available = number(&memory.available_bytes);
     ensure!(available + working_set == 256 << 20, "{available} available beside {working_set}");
     ensure!(number(&memory.page_faults) > 0 && number(&memory.rss_bytes) < 16 << 20);
@@ -91,9 +91,15 @@ async fn a_container_shows_what_it_uses() -> Result<()> {
     // Images and what containers wrote are told apart, on the file system that the layers name.
     let request = ImageFsInfoRequest {};
     let info = node.cri.image_service().image_fs_info(request).await?.into_inner();
-    let (images, containers) = (&info.image_filesystems[0], &info.container_filesystems[0]);
-    ensure!(containers.fs_id == layer.fs_id && images.fs_id.is_some(), "{info:?}");
-    ensure!(number(&containers.used_bytes) >= 8 << 20 && number(&containers.inodes_used) > 0, "{containers:?}");
+    let images = info.image_filesystems.first().context("no file system of images")?;
+    ensure!(images.fs_id == layer.fs_id, "{info:?}");
+    // Version 1.6 of the reference does not tell them apart.
+    if !node.is_reference() {
+        let containers = info.container_filesystems.first().context("no file system of containers")?;
+        ensure!(containers.fs_id == layer.fs_id, "{info:?}");
+        ensure!(number(&containers.used_bytes) >= 8 << 20 && number(&containers.inodes_used) > 0, "{containers:?}");
+        ensure!(number(&images.used_bytes) < 8 << 20, "what a container wrote counts as an image: {images:?}");
+    }
     ensure!(number(&images.used_bytes) > 1 << 20 && number(&images.inodes_used) > 1, "{images:?}");
 
     // The kernel tells of pressure with version 2 alone.

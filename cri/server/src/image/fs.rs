@@ -39,14 +39,12 @@ impl Server {
             images.bytes += blob.size;
             images.inodes += 1;
         }
-        let changing: HashSet<_> = changing.iter().map(|info| (driver.clone(), info.key.clone())).collect();
+        let keys: Vec<_> = changing.iter().map(|info| (driver.clone(), info.key.clone())).collect();
         let mut containers = Usage::default();
-        let keys: Vec<_> = changing.iter().cloned().collect();
         for measure in self.stats.layers.measures(&self.tenant, &keys).await.values() {
             containers.bytes += measure.usage.bytes;
             containers.inodes += measure.usage.inodes;
         }
-        self.stats.layers.keep(|key| key.0 != *driver || changing.contains(key));
         let mountpoint = self.layers_on(driver);
         Ok(v1::ImageFsInfoResponse {
             image_filesystems: vec![usage(&mountpoint, images)],

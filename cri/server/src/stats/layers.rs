@@ -21,6 +21,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const SHARE: u32 = 50;
 /// How long an answer waits for layers that were never measured before.
 const FIRST: Duration = Duration::from_millis(250);
+/// A layer that was to be measured so long ago, and was not, is forgotten.
+const UNASKED: Duration = Duration::from_secs(60);
 /// How many are walked at once.
 const WALKERS: usize = 4;
 /// A walk that takes longer lets another begin beside it.
@@ -80,9 +82,10 @@ impl Layers {
         keys.iter().filter_map(|key| Some((key.clone(), known.get(key)?.measure?))).collect()
     }
 
-    /// Forgets all layers but these.
-    pub(crate) fn keep(&self, alive: impl Fn(&Key) -> bool) {
-        self.0.known.lock().retain(|key, layer| layer.busy || alive(key));
+    /// Forgets the layers that nobody has asked for in a while: mostly their containers are gone.
+    pub(super) fn forget_old(&self) {
+        let long_ago = Instant::now().checked_sub(UNASKED);
+        self.0.known.lock().retain(|_, layer| layer.busy || layer.due > long_ago);
     }
 
     async fn measure(self, tenant: Tenant, key: Key) {
@@ -162,9 +165,16 @@ mod tests {
         assert!(due > Instant::now() + Duration::from_secs(3600 * 40), "what takes long is measured seldom");
         layers.0.known.lock().get_mut(&key).unwrap().due = Some(Instant::now());
         assert_eq!(layers.0.take_due(&keys), [(key.clone(), false)]);
-        layers.keep(|_| false);
+        layers.forget_old();
         assert_eq!(layers.0.known.lock()[&key].measure.unwrap().usage, usage, "nobody takes it from who measures");
         layers.0.put(&key, Err(windlass_model::Error::not_found("gone")));
+        assert!(layers.0.known.lock().is_empty());
+        layers.0.take_due(&keys);
+        layers.0.put(&key, Ok((usage, Duration::ZERO)));
+        layers.forget_old();
+        assert_eq!(layers.0.known.lock().len(), 1, "not asked for just now");
+        layers.0.known.lock().get_mut(&key).unwrap().due = Instant::now().checked_sub(UNASKED * 2);
+        layers.forget_old();
         assert!(layers.0.known.lock().is_empty());
     }
 }

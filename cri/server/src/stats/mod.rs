@@ -123,7 +123,7 @@ impl Stats {
     }
 
     /// Forgets all that is not among `alive`.
-    pub(crate) fn keep(&self, alive: &HashSet<Id>) {
+    fn keep(&self, alive: &HashSet<Id>) {
         self.readings.0.lock().retain(|id, known| known.busy || alive.contains(id));
     }
 
@@ -230,6 +230,7 @@ impl Server {
         let pods = self.pods.all().into_iter().map(|pod| pod.id.clone());
         let containers = self.containers.all().into_iter().map(|container| container.id.clone());
         self.stats.keep(&pods.chain(containers).collect());
+        self.stats.layers.forget_old();
     }
 }
 
