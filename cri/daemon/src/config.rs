@@ -401,7 +401,18 @@ impl Raw {
 
 impl RawCri {
     fn check(self) -> Result<Cri> {
-        let Self { namespace, snapshotter, cgroup_driver, default_runtime, pinned_images, cni, nri, runtimes, streaming, .. } = self;
+        let Self {
+            namespace,
+            snapshotter,
+            cgroup_driver,
+            default_runtime,
+            pinned_images,
+            cni,
+            nri,
+            runtimes,
+            streaming,
+            ..
+        } = self;
         let max_log_line = self.max_container_log_line_size;
         ensure!(
             (1..=MAX_LOG_LINE).contains(&max_log_line),

@@ -100,8 +100,6 @@ pub struct Server {
 #[derive(Clone)]
 pub struct Rpc(Arc<Server>);
 
-/// The stream of an RPC that is not built.
-type Unbuilt<T> = tokio_stream::Empty<Result<T, Status>>;
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Server {

@@ -4,6 +4,7 @@
 //! Without a template somebody else brings the configuration, and nothing is done.
 
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,6 +81,9 @@ fn generate(folder: &Path, template: &Path, values: &Values) -> Result<()> {
     let list = NetworkList::parse(text.as_bytes(), true).map_err(refuse)?;
     std::fs::create_dir_all(folder).context(|| format!("make {}", folder.display()))?;
     windlass_sys::fs::write_atomic(&ours, text.as_bytes())?;
+    // Others read it, too: it is the node's.
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&ours, open).context(|| format!("let others read {}", ours.display()))?;
     tracing::info!(network = %list.name, file = %ours.display(), ranges = ?values.ranges, "wrote the network configuration");
     Ok(())
 }
