@@ -51,7 +51,11 @@ impl Server {
     }
 
     /// As UpdateContainerResources, for a plugin: plugins are not asked again.
-    pub(crate) async fn set_limits(self: &Arc<Self>, container: &str, change: v1::LinuxContainerResources) -> Result<()> {
+    pub(crate) async fn set_limits(
+        self: &Arc<Self>,
+        container: &str,
+        change: v1::LinuxContainerResources,
+    ) -> Result<()> {
         let container = self.containers.find(container)?;
         resources::check(&change, "linux")?;
         resources::check_machine(&change, "linux", host())?;
