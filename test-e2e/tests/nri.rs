@@ -69,7 +69,7 @@ async fn a_plugin_hears_of_every_step_once_and_in_order() -> Result<()> {
     let about = About::decode(started.payload.as_slice())?;
     let (told, container) = (about.pod.context("no pod")?, about.container.context("no container")?);
     ensure!(
-        told.name == "steps" && told.namespace == "e2e" && told.uid == "uid-steps" && told.ips.len() == 1,
+        told.name == "steps" && told.namespace == "e2e" && told.uid == "uid-steps" && !told.ips.is_empty(),
         "{told:?}"
     );
     ensure!(container.name == "main" && container.state == 3 && container.pid > 0, "{container:?}");

@@ -64,7 +64,11 @@ impl Server {
             }
             process.set_env(Some(environment));
         }
-        serde_json::to_vec(&process).map_err(|error| Error::internal(format!("write the process of an exec: {error}")))
+        let broken = |error| Error::internal(format!("write the process of an exec: {error}"));
+        let Some(wanted) = container.adjustment()? else { return serde_json::to_vec(&process).map_err(broken) };
+        let mut process = serde_json::to_value(&process).map_err(broken)?;
+        crate::nri::apply_beside(&mut process, &wanted);
+        serde_json::to_vec(&process).map_err(broken)
     }
 }
 

@@ -36,15 +36,25 @@ pub(crate) fn apply(spec: &mut Value, adjust: &ContainerAdjustment, skills: &Ski
         linux(spec, wanted, skills)?;
     }
     mounts(spec, &adjust.mounts);
-    let rlimits = list(spec, &["process", "rlimits"]);
-    for limit in &adjust.rlimits {
-        rlimits.retain(|known| known["type"] != limit.r#type);
-        rlimits.push(json!({"type": limit.r#type, "hard": limit.hard, "soft": limit.soft}));
-    }
+    rlimits(spec, &["process", "rlimits"], adjust);
     // What plugins write is checked by the words of the specification itself.
     serde_json::from_value::<oci_spec::runtime::Spec>(spec.clone())
         .map(drop)
         .map_err(|error| Error::invalid(format!("what plugins want makes no specification: {error}")))
+}
+
+/// Changes a process that is to run beside a container's first one, so that it finds the same environment and limits.
+pub(crate) fn apply_beside(process: &mut Value, adjust: &ContainerAdjustment) {
+    env(list(process, &["env"]), &adjust.env);
+    rlimits(process, &["rlimits"], adjust);
+}
+
+fn rlimits(spec: &mut Value, path: &[&str], adjust: &ContainerAdjustment) {
+    for limit in &adjust.rlimits {
+        let limits = list(spec, path);
+        limits.retain(|known| known["type"] != limit.r#type);
+        limits.push(json!({"type": limit.r#type, "hard": limit.hard, "soft": limit.soft}));
+    }
 }
 
 /// The object at `path`, made where it is not there.
@@ -409,6 +419,15 @@ mod tests {
         let env = vec![pair("-B", ""), pair("A", "3"), pair("C", "4")];
         let made = applied(ContainerAdjustment { env, ..Default::default() }).unwrap();
         assert_eq!(made["process"]["env"], json!(["A=3", "C=4"]));
+    }
+
+    #[test]
+    fn a_process_beside_the_first_finds_the_same() {
+        let rlimits = vec![nri::PosixRlimit { r#type: "RLIMIT_NOFILE".into(), hard: 2, soft: 1 }];
+        let adjust = ContainerAdjustment { env: vec![pair("A", "3")], rlimits, ..Default::default() };
+        let mut process = spec()["process"].clone();
+        apply_beside(&mut process, &adjust);
+        assert_eq!((&process["env"][0], &process["rlimits"][0]["hard"]), (&json!("A=3"), &json!(2)));
     }
 
     #[test]

@@ -317,8 +317,13 @@ impl Server {
 /// Asks a plugin that judges what others want; without its answer nothing is made.
 async fn judged(judge: &super::Plugin, request: &nri::ValidateContainerAdjustmentRequest) -> Result<()> {
     let answer = judge.ask(Event::ValidateContainerAdjustment, "ValidateContainerAdjustment", request).await?;
-    let answer: nri::ValidateContainerAdjustmentResponse = answer
-        .ok_or_else(|| Error::precondition(format!("plugin {} is to judge and does not answer", judge.title())))?;
+    let answer: nri::ValidateContainerAdjustmentResponse = match answer {
+        Some(answer) => answer,
+        None if judge.is_judge() => {
+            return Err(Error::precondition(format!("plugin {} is to judge and does not answer", judge.title())));
+        }
+        None => return Ok(()),
+    };
     if answer.reject {
         let message = format!("plugin {} rejects what plugins want: {}", judge.title(), answer.reason);
         return Err(Error::precondition(message));

@@ -29,7 +29,7 @@ use tokio::sync::RwLockReadGuard;
 use windlass_model::Id;
 
 use crate::Server;
-pub(crate) use apply::{Skills, apply};
+pub(crate) use apply::{Skills, apply, apply_beside};
 #[cfg(fuzzing)]
 pub(crate) use frame::fuzz_frames;
 pub(crate) use hooks::Told;

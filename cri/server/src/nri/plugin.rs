@@ -46,6 +46,8 @@ pub(super) struct Plugin {
     name: String,
     index: String,
     events: i32,
+    /// It asked to judge; who asks for nothing is told everything and judges nothing.
+    is_judge: bool,
     link: Arc<Link>,
     patience: Patience,
     /// Plugins are written for one call at a time.
@@ -113,7 +115,8 @@ impl Plugin {
             return Err(Error::invalid(format!("plugin {index}-{name} wants unknown events: {events:#x}")));
         }
         let turn = tokio::sync::Mutex::default();
-        Ok(Self { name, index, events, link: link.clone(), patience, turn, _process: process })
+        let is_judge = answer.events & (1 << (nri::Event::ValidateContainerAdjustment as i32 - 1)) != 0;
+        Ok(Self { name, index, events, is_judge, link: link.clone(), patience, turn, _process: process })
     }
 
     /// `index-name`.
@@ -129,6 +132,11 @@ impl Plugin {
     /// Its name without the index.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// True where nothing may be made without its judgement.
+    pub(super) fn is_judge(&self) -> bool {
+        self.is_judge
     }
 
     /// Its connection.
