@@ -11,11 +11,15 @@ mod systemd;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use config::{Overrides, Raw};
+
+/// How long work that blocks has for its end when the daemon stops.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// The daemon of Windlass, a Kubernetes container runtime.
 #[derive(Debug, Parser)]
@@ -80,7 +84,11 @@ fn run(cli: Cli) -> Result<()> {
             let config = load()?.check()?;
             logs::init(&cli.log_level)?;
             process::prepare();
-            process::runtime()?.block_on(daemon::run(config))
+            let runtime = process::runtime()?;
+            let outcome = runtime.block_on(daemon::run(config));
+            // Whoever waits for a disk or a file system that does not answer must not keep the daemon from its end.
+            runtime.shutdown_timeout(PARTING);
+            outcome
         }
     }
 }
