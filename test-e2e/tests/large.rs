@@ -1,6 +1,7 @@
 //! Layers made to exhaust a node.
 #![allow(missing_docs)]
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,13 @@ use windlass_test_e2e::{Node, eventually, kernel, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_of_a_million_entries_takes_little_memory() -> Result<()> {
-    let node = Node::start().await?;
+    let mut node = Node::start().await?;
+    node.daemon.kill();
+    // In memory, so that the end of the pull does not wait for whatever else this machine has to write.
+    let tmpfs = ["-t", "tmpfs", "-o", "size=3g,nr_inodes=0", "w-large"];
+    ensure!(Command::new("mount").args(tmpfs).arg(&node.setup.root).status()?.success(), "mount of a tmpfs");
+    node.resume().await?;
+    node.mark().await;
     let entries = number("WINDLASS_E2E_ENTRIES", 1_000_000);
     let crowd = Layer::write(Compression::Gzip, |layer| {
         for n in 0..entries {
