@@ -15,6 +15,8 @@ use crate::oci::Caller;
 
 /// The file in the pod's bundle.
 const NOTE: &str = "cgroup";
+/// How often the removal is tried, each time for two seconds.
+const ATTEMPTS: u32 = 10;
 /// The leaf of version 2.
 const LEAF: &str = "windlass-shim";
 
@@ -68,8 +70,17 @@ impl Home {
     /// Leaves the cgroup and takes away what this process made; what is refused is left for `delete`.
     pub fn move_out(&self, layout: &Layout, bundle: &Path) {
         let Some(made) = &self.made else { return };
-        if layout.leave().and_then(|()| layout.remove(made)).is_ok() {
-            fs::remove_file(bundle.join(NOTE)).ok();
+        // On a busy machine what was killed takes its time to go; nobody waits for this process any more.
+        let mut removed = layout.leave().and_then(|()| layout.remove(made));
+        for _ in 1..ATTEMPTS {
+            if removed.is_ok() {
+                break;
+            }
+            removed = layout.remove(made);
+        }
+        match removed {
+            Ok(()) => drop(fs::remove_file(bundle.join(NOTE))),
+            Err(error) => eprintln!("the shim's cgroup stays: {error}"),
         }
     }
 }
