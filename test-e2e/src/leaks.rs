@@ -22,6 +22,7 @@ fn rooms(node: &Node) -> Vec<(PathBuf, usize)> {
         Flavour::Windlass => vec![
             (state.join("bundles"), 2),
             (state.join("netns"), 1),
+            (state.join("userns"), 1),
             (root.join("snapshots/overlay"), 1),
             (root.join("snapshots/native"), 1),
             (root.join("content/ingest"), 1),

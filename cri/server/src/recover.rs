@@ -8,7 +8,7 @@ use windlass_model::{Id, Result};
 
 use crate::Server;
 use crate::network::Hold;
-use crate::pod::{Pod, Rung, blocking};
+use crate::pod::{Pod, Rung, blocking, users};
 
 impl Server {
     /// Prepares the server for its first call. Pods and containers that run are left alone; half-built pods come down
@@ -59,6 +59,10 @@ impl Server {
             if let Err(error) = self.take_off(&id, &pin).await {
                 warn!(pod = %id, %error, "an unknown pod could not be taken off the network");
             }
+            report(&id, blocking(move || windlass_sys::netns::remove(&pin)).await);
+        }
+        for id in self.orphans(&self.config.state.join("userns")) {
+            let pin = users::pin(&self.config.state, &id);
             report(&id, blocking(move || windlass_sys::netns::remove(&pin)).await);
         }
         let attached: Vec<Id> =
