@@ -187,11 +187,7 @@ impl Pod {
     }
 
     /// Changes both.
-    pub(crate) fn set_limits(
-        &mut self,
-        overhead: v1::LinuxContainerResources,
-        resources: v1::LinuxContainerResources,
-    ) {
+    pub(crate) fn set_limits(&mut self, overhead: v1::LinuxContainerResources, resources: v1::LinuxContainerResources) {
         let linux = self.config.linux.get_or_insert_default();
         (linux.overhead, linux.resources) = (Some(overhead), Some(resources));
     }

@@ -266,7 +266,7 @@ mod tests {
         let edits = |edits: &str| file("0.6.0", "v.com/c", &format!(r#"{{"name":"a","containerEdits":{edits}}}"#));
         for (text, why) in [
             (String::new(), "EOF"),
-            ("[]".into(), "sequence"),
+            ("[]".into(), "invalid length"),
             (file("9.9", "v.com/c", ""), "cdiVersion"),
             (file("0.6.0", "nokind", ""), "kind"),
             (file("0.6.0", "v.com/c", ""), "devices is empty"),

@@ -101,9 +101,15 @@ fn modes_that_a_pod_cannot_have_are_refused() {
     }
     let target = v1::NamespaceMode::Target as i32;
     refused(with(|config| config.linux = Some(sharing(|options| options.pid = target))), "pid");
-    let own = v1::UserNamespace { mode: v1::NamespaceMode::Pod as i32, ..Default::default() };
-    let plan = with(|config| config.linux = Some(sharing(|options| options.userns_options = Some(own))));
-    assert_eq!(plan.unwrap_err().kind(), Kind::Unimplemented);
+    let bare = v1::UserNamespace { mode: v1::NamespaceMode::Pod as i32, ..Default::default() };
+    let users = |own: v1::UserNamespace| sharing(|options| options.userns_options = Some(own));
+    refused(with(|config| config.linux = Some(users(bare.clone()))), "userns_options.uids");
+    let ids = vec![v1::IdMapping { host_id: 100_000, container_id: 0, length: 10 }];
+    let own = v1::UserNamespace { uids: ids.clone(), gids: ids, ..bare };
+    let plan = with(|config| config.linux = Some(users(own.clone()))).unwrap();
+    assert_eq!((plan.users.unwrap().root(), plan.options.shm_owner), ((100_000, 100_000), (100_000, 100_000)));
+    let host = sharing(|options| (options.userns_options, options.network) = (Some(own), NODE));
+    refused(with(|config| config.linux = Some(host)), "namespace_options.network");
     let hosts = v1::UserNamespace { mode: NODE, ..Default::default() };
     with(|config| config.linux = Some(sharing(|options| options.userns_options = Some(hosts)))).unwrap();
     let group =
