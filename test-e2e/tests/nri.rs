@@ -101,7 +101,13 @@ async fn a_plugin_hears_of_every_step_once_and_in_order() -> Result<()> {
         node.cri.stop_pod(&pod.id).await?;
     }
     node.cri.remove_pod(&pod.id).await?;
-    let begin = ["CreateContainer", "PostCreateContainer", "StartContainer", "PostStartContainer"];
+    let begin = [
+        "CreateContainer",
+        "ValidateContainerAdjustment",
+        "PostCreateContainer",
+        "StartContainer",
+        "PostStartContainer",
+    ];
     let end = ["StopContainer", "RemoveContainer"];
     let whole = [&begin[..], &["UpdateContainer", "PostUpdateContainer"], &end].concat();
     ensure!(plugin.steps_of(&pod.container) == whole, "{:?}", plugin.steps_of(&pod.container));
@@ -267,7 +273,7 @@ async fn a_plugin_that_hangs_or_talks_rubbish_is_cut_off() -> Result<()> {
     other.joined().await?;
     let config = node.pod("hang");
     let pod = node.run(config.clone(), &image(&node), &["sleep", "3600"]).await?;
-    ensure!(other.steps_of(&pod.container).len() == 4, "{:?}", other.steps_of(&pod.container));
+    ensure!(other.steps_of(&pod.container).len() == 5, "{:?}", other.steps_of(&pod.container));
     windlass_test_e2e::eventually("it is cut off", PATIENCE * 5, async || hanging.is_cut_off().then_some(())).await?;
     // From here on nobody waits for it.
     node.add(&pod.id, &config, cri::container("next", &image(&node), &["sleep", "3600"])).await?;
