@@ -51,20 +51,20 @@ pub fn send_console(socket: &impl AsFd, console: &impl AsFd) -> Result<()> {
         .map_err(|error| errno(error, || "send a console".into()))
 }
 
-/// Makes a terminal of the `devpts` behind this process's `/dev/ptmx`: its master side, and the side for programs.
+/// Makes a terminal of the `devpts` at this process's `/dev/pts`: its master side, and the side for programs.
 ///
 /// Whoever rules the files here may have put something else there, so what is opened is looked at.
 ///
 /// # Errors
-/// [`windlass_model::Kind::FailedPrecondition`] where `/dev/ptmx` is not of a `devpts`; otherwise where the kernel refuses.
+/// [`windlass_model::Kind::FailedPrecondition`] where `/dev/pts/ptmx` is not of a `devpts`; otherwise where the kernel refuses.
 pub fn make_terminal() -> Result<(OwnedFd, OwnedFd)> {
-    let failed = |error| errno(error, || "make a terminal from /dev/ptmx".into());
+    let failed = |error| errno(error, || "make a terminal from /dev/pts/ptmx".into());
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = rustix::fs::open("/dev/ptmx", flags, Mode::empty()).map_err(failed)?;
+    let master = rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty()).map_err(failed)?;
     let system = rustix::fs::fstatfs(&master).map_err(failed)?;
     let stat = rustix::fs::fstat(&master).map_err(failed)?;
     if system.f_type != DEVPTS || (major(stat.st_rdev), minor(stat.st_rdev)) != (5, 2) {
-        return Err(Error::precondition("/dev/ptmx is not what makes terminals"));
+        return Err(Error::precondition("/dev/pts/ptmx is not what makes terminals"));
     }
     unlockpt(&master).map_err(failed)?;
     let slave =
