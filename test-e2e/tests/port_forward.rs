@@ -69,22 +69,10 @@ async fn ports_of_a_pod_are_reached() -> Result<()> {
     node.finish().await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_listens_on_version_six_only_is_reached() -> Result<()> {
+async fn to_a_host(address: &str) -> Result<()> {
     let mut node = Node::start().await?;
     let image = node.busybox().await?;
-    let script = "nc -ll -s ::1 -p 7000 -e cat & exec sleep 1000";
-    let pod = node.run(node.pod("six"), &image, &["sh", "-c", script]).await?;
-    listens(&node, &pod.container, "1B58").await?;
-    round_trip(&node, &pod.id).await?;
-    node.finish().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_on_the_hosts_network_is_reached() -> Result<()> {
-    let mut node = Node::start().await?;
-    let image = node.busybox().await?;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let listener = std::net::TcpListener::bind(address)?;
     let port = listener.local_addr()?.port();
     let pod = node.run(node.host_pod("host"), &image, &["sleep", "1000"]).await?;
     let mut session = forward(&node, &pod.id, port).await?;
@@ -98,6 +86,16 @@ async fn a_pod_on_the_hosts_network_is_reached() -> Result<()> {
     // The end of the client is the end of its connection.
     eventually("the connection ends", Duration::from_secs(10), async || echo.is_finished().then_some(())).await?;
     node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_on_the_hosts_network_is_reached() -> Result<()> {
+    to_a_host("127.0.0.1:0").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_listens_on_version_six_only_is_reached() -> Result<()> {
+    to_a_host("[::1]:0").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
