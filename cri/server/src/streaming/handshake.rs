@@ -59,6 +59,9 @@ const PORTS_OVER_WEBSOCKET: [(&str, Ports); 4] = [
     ("", Ports::Channels(Codec::Binary)),
 ];
 
+/// The answer to a request that is not served.
+pub(super) type Refusal = Box<Response<String>>;
+
 /// What an upgraded connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaks {
@@ -77,7 +80,7 @@ pub(super) fn belongs(place: &str, session: &Session) -> bool {
 }
 
 /// The place and the token of a request, or its refusal.
-pub(super) fn route<'a>(method: &Method, path: &'a str) -> Result<(&'a str, &'a str), Response<String>> {
+pub(super) fn route<'a>(method: &Method, path: &'a str) -> Result<(&'a str, &'a str), Refusal> {
     let mut parts = path.split('/');
     let (Some(""), Some(place @ ("exec" | "attach" | "portforward")), Some(token), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -91,7 +94,7 @@ pub(super) fn route<'a>(method: &Method, path: &'a str) -> Result<(&'a str, &'a 
 }
 
 /// The refusal of a token that is wrong, used, late, or of another place.
-pub(super) fn unknown_token() -> Response<String> {
+pub(super) fn unknown_token() -> Refusal {
     refusal(StatusCode::NOT_FOUND, "404 page not found")
 }
 
@@ -99,7 +102,7 @@ pub(super) fn unknown_token() -> Response<String> {
 ///
 /// # Errors
 /// The answer to a request that cannot be upgraded.
-pub(super) fn agree(session: &Session, headers: &HeaderMap) -> Result<(Speaks, Response<String>), Response<String>> {
+pub(super) fn agree(session: &Session, headers: &HeaderMap) -> Result<(Speaks, Response<String>), Refusal> {
     if upgrades_to(headers, "websocket") {
         return over_websocket(session, headers);
     }
@@ -120,10 +123,7 @@ pub(super) fn agree(session: &Session, headers: &HeaderMap) -> Result<(Speaks, R
 }
 
 /// The first subprotocol of the client that is in `known`.
-fn over_spdy<T: Copy>(
-    headers: &HeaderMap,
-    known: &'static [(&'static str, T)],
-) -> Result<(&'static str, T), Response<String>> {
+fn over_spdy<T: Copy>(headers: &HeaderMap, known: &'static [(&'static str, T)]) -> Result<(&'static str, T), Refusal> {
     let asked: Vec<&str> = listed(headers, &PROTOCOL_VERSION).filter(|name| !name.is_empty()).collect();
     if asked.is_empty() {
         let text = format!("unable to upgrade: header {PROTOCOL_VERSION} names no protocol");
@@ -138,7 +138,7 @@ fn over_spdy<T: Copy>(
     })
 }
 
-fn over_websocket(session: &Session, headers: &HeaderMap) -> Result<(Speaks, Response<String>), Response<String>> {
+fn over_websocket(session: &Session, headers: &HeaderMap) -> Result<(Speaks, Response<String>), Refusal> {
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let mut answer = refusal(StatusCode::BAD_REQUEST, "only version 13 of WebSocket is spoken");
         answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -205,8 +205,8 @@ fn switching(protocol: &'static str) -> Response<String> {
     answer
 }
 
-fn refusal(status: StatusCode, text: &str) -> Response<String> {
-    let mut answer = Response::new(format!("{text}\n"));
+fn refusal(status: StatusCode, text: &str) -> Refusal {
+    let mut answer = Box::new(Response::new(format!("{text}\n")));
     *answer.status_mut() = status;
     // A connection is good for one request; an upgraded one says something else here.
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

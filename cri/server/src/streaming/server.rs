@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use windlass_model::{Context, Result};
 
-use super::handshake::{self, Ports, Speaks};
+use super::handshake::{self, Ports, Refusal, Speaks};
 use super::link::Terms;
 use super::remote_command::{Command, Host};
 use super::socket::Socket;
@@ -170,7 +170,7 @@ fn answer(
     place: &parking_lot::Mutex<Option<Place>>,
 ) -> Response<Full<Bytes>> {
     let answer = match agreed(shared, &request) {
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
         Ok((session, speaks, answer)) => match place.lock().take() {
             // The connection takes one request.
             None => status(StatusCode::SERVICE_UNAVAILABLE),
@@ -200,10 +200,7 @@ fn status(code: StatusCode) -> Response<String> {
     answer
 }
 
-fn agreed(
-    shared: &Shared,
-    request: &Request<Incoming>,
-) -> Result<(Session, Speaks, Response<String>), Response<String>> {
+fn agreed(shared: &Shared, request: &Request<Incoming>) -> Result<(Session, Speaks, Response<String>), Refusal> {
     let (place, token) = handshake::route(request.method(), request.uri().path())?;
     let session = shared
         .streaming

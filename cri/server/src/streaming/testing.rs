@@ -67,7 +67,7 @@ impl Host for Echo {
 
 /// An exec of `command` with all streams that its kind can have.
 pub(super) fn exec(command: &str, tty: bool) -> Command {
-    let container = "c".parse().unwrap();
+    let container = "c".parse().expect("one letter is an id");
     Command::Exec(ExecSession {
         container,
         command: vec![command.into()],
@@ -80,5 +80,5 @@ pub(super) fn exec(command: &str, tty: bool) -> Command {
 
 /// A session for the ports.
 pub(super) fn ports(ports: &[u16]) -> PortForwardSession {
-    PortForwardSession { pod: "p".parse().unwrap(), ports: ports.to_vec() }
+    PortForwardSession { pod: "p".parse().expect("one letter is an id"), ports: ports.to_vec() }
 }

@@ -99,7 +99,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Peer<T> {
     }
 
     /// Whether the server says that the protocol was broken, and closes.
-    pub(in super::super) async fn is_thrown_out(mut self) -> bool {
+    pub(in super::super) async fn thrown_out(mut self) -> bool {
         let mut told = false;
         loop {
             match self.got().await {

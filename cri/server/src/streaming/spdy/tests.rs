@@ -141,7 +141,7 @@ async fn a_client_with_windows_is_not_sent_more_than_they_hold() {
     peer.window(STDOUT, 100).await;
     assert_eq!(peer.got().await, Got::Data(STDOUT, false, b"ef".to_vec()));
     peer.window(STDOUT, 0x7fff_ffff).await;
-    assert!(peer.is_thrown_out().await, "a window has 31 bits");
+    assert!(peer.thrown_out().await, "a window has 31 bits");
 }
 
 #[tokio::test]
@@ -168,14 +168,14 @@ async fn what_breaks_the_protocol_ends_the_connection() {
     for (name, crime) in crimes {
         let (mut peer, server) = command(Version::V4, "0", false, &CancellationToken::new());
         crime(&mut peer).await;
-        assert!(peer.is_thrown_out().await, "{name}");
+        assert!(peer.thrown_out().await, "{name}");
         server.await.unwrap();
     }
     // Oversized, and of another version: the head alone tells.
     for head in [[0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff], [0x80, 2, 0, 1, 0, 0, 0, 0]] {
         let (mut peer, server) = command(Version::V4, "0", false, &CancellationToken::new());
         peer.io.write_all(&head).await.unwrap();
-        assert!(peer.is_thrown_out().await);
+        assert!(peer.thrown_out().await);
         server.await.unwrap();
     }
 }
