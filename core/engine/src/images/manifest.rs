@@ -180,8 +180,7 @@ mod tests {
     fn an_artifact_is_known_by_its_configuration() {
         let artifact_type = |config_type: &str, own: Option<&str>| {
             let config = Descriptor { media_type: config_type.into(), ..entry("config", None) };
-            let manifest =
-                serde_json::json!({"schemaVersion": 2, "artifactType": own, "config": config, "layers": []});
+            let manifest = serde_json::json!({"schemaVersion": 2, "artifactType": own, "config": config, "layers": []});
             match Document::parse(&json(manifest), "").unwrap() {
                 Document::Manifest(manifest) => manifest.artifact_type,
                 Document::Index(_) => panic!("an index"),
