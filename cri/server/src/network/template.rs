@@ -67,7 +67,7 @@ enum Token<'a> {
 }
 
 /// Where a list of nodes ended.
-enum End {
+enum Close {
     File,
     End,
     Else,
@@ -82,9 +82,9 @@ impl Template {
         let mut tokens = tokens(text)?.into_iter();
         let mut variables = Vec::new();
         match nodes(&mut tokens, &mut variables, 0)? {
-            (nodes, End::File) => Ok(Self(nodes)),
-            (_, End::End) => Err(Error::invalid("an {{end}} that ends nothing")),
-            (_, End::Else) => Err(Error::invalid("an {{else}} without an {{if}} or {{range}}")),
+            (nodes, Close::File) => Ok(Self(nodes)),
+            (_, Close::End) => Err(Error::invalid("an {{end}} that ends nothing")),
+            (_, Close::Else) => Err(Error::invalid("an {{else}} without an {{if}} or {{range}}")),
         }
     }
 
@@ -140,7 +140,7 @@ fn nodes<'a>(
     tokens: &mut impl Iterator<Item = Token<'a>>,
     variables: &mut Vec<String>,
     depth: usize,
-) -> Result<(Vec<Node>, End)> {
+) -> Result<(Vec<Node>, Close)> {
     let mut nodes = Vec::new();
     while let Some(token) = tokens.next() {
         let (action, line) = match token {
@@ -157,8 +157,8 @@ fn nodes<'a>(
         }
         let (word, rest) = action.split_once(char::is_whitespace).unwrap_or((action, ""));
         match word {
-            "end" if rest.is_empty() => return Ok((nodes, End::End)),
-            "else" if rest.is_empty() => return Ok((nodes, End::Else)),
+            "end" if rest.is_empty() => return Ok((nodes, Close::End)),
+            "else" if rest.is_empty() => return Ok((nodes, Close::Else)),
             "if" => {
                 let condition = operand(rest.trim(), variables).ok_or_else(|| wrong("is not understood"))?;
                 let (then, otherwise) = bodies(tokens, variables, depth, &wrong)?;
@@ -186,7 +186,7 @@ fn nodes<'a>(
             }
         }
     }
-    Ok((nodes, End::File))
+    Ok((nodes, Close::File))
 }
 
 /// The nodes up to `{{end}}`, with those after an `{{else}}` apart.
@@ -200,10 +200,10 @@ fn bodies<'a>(
     let tokens: &mut dyn Iterator<Item = Token<'a>> = tokens;
     let mut tokens = tokens;
     match nodes(&mut tokens, variables, depth + 1)? {
-        (first, End::End) => Ok((first, Vec::new())),
-        (_, End::File) => Err(wrong("has no {{end}}")),
-        (first, End::Else) => match nodes(&mut tokens, variables, depth + 1)? {
-            (second, End::End) => Ok((first, second)),
+        (first, Close::End) => Ok((first, Vec::new())),
+        (_, Close::File) => Err(wrong("has no {{end}}")),
+        (first, Close::Else) => match nodes(&mut tokens, variables, depth + 1)? {
+            (second, Close::End) => Ok((first, second)),
             _ => Err(wrong("has no {{end}}")),
         },
     }
