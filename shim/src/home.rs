@@ -17,7 +17,7 @@ use crate::oci::Caller;
 const NOTE: &str = "cgroup";
 /// How often the removal is tried, each time for two seconds.
 const ATTEMPTS: u32 = 10;
-/// The leaf of version 2.
+/// How the name of version 2's leaf begins; the pod's follows.
 const LEAF: &str = "windlass-shim";
 
 /// Where the shim moved in.
@@ -35,7 +35,9 @@ pub struct Home {
 /// Where the kernel refuses.
 pub fn move_in(layout: &Layout, pod: &str, bundle: &Path) -> Result<Home> {
     let path = format!("/{}", windlass_sys::cgroup::relative(pod)?.display());
-    let cgroup = if layout.is_v2() { format!("{path}/{LEAF}") } else { path };
+    // Pods may share a cgroup, but not the leaf: each takes its own away.
+    let pod = bundle.file_name().unwrap_or_default().to_string_lossy();
+    let cgroup = if layout.is_v2() { format!("{path}/{LEAF}-{pod}") } else { path };
     let home = Home { made: first_missing(layout, &cgroup)?, cgroup };
     home.note(bundle)?;
     layout.create(&home.cgroup)?;

@@ -51,8 +51,7 @@ async fn only_devices_that_were_given_can_be_used() -> Result<()> {
     if let Some(context) = trusted.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
         context.privileged = true;
     }
-    let mut own = config;
-    own.metadata.as_mut().context("metadata")?.name = "trusted".to_owned();
+    let mut own = node.host_pod("trusted");
     if let Some(context) = own.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
         context.privileged = true;
     }
