@@ -210,7 +210,11 @@ impl Node {
         if let Ok(mut parents) = self.parents.lock()
             && !parents.contains(&parent)
         {
-            if systemd { systemd::make_slice(&parent) } else { kernel::make_cgroup(&parent) }
+            if systemd {
+                systemd::make_slice(&parent)
+            } else {
+                kernel::make_cgroup(&parent)
+            }
             parents.push(parent.clone());
         }
         parent
