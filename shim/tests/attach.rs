@@ -1,5 +1,7 @@
 //! Clients attached to a container, and execs that nobody asks for any more: on the real binary.
 
+#![allow(clippy::unwrap_used, reason = "a test may end where its set-up fails")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;

@@ -67,7 +67,7 @@ async fn every_step_of_a_pod_and_its_container_is_told_to_every_listener() -> Re
             ensure!(status.id == pod && status.metadata == config.metadata, "{kind:?}: {status:?}");
             ensure!(state(&event, &id) == container, "{kind:?}: {event:?}");
             let ready = status.state == PodSandboxState::SandboxReady as i32;
-            ensure!(ready == !(**of == pod && matches!(kind, Stopped | Deleted)), "{kind:?}: {status:?}");
+            ensure!(ready != (**of == pod && matches!(kind, Stopped | Deleted)), "{kind:?}: {status:?}");
         }
     }
     drop(listeners);

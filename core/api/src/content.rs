@@ -99,7 +99,7 @@ impl Content for Service {
         let filter = words::filter(&request.get_ref().filters)?;
         let mut found = tenant::of(&self.core, &request)?.content().statuses().await.map_err(status)?;
         found.retain(|ingest| {
-            filter.matches(|path| (path.first()? == "ref").then(|| Cow::Borrowed(ingest.reference.as_str())))
+            filter.matches(|path| (path.first()? == "ref").then_some(Cow::Borrowed(ingest.reference.as_str())))
         });
         Ok(Response::new(ListStatusesResponse { statuses: found.into_iter().map(progress).collect() }))
     }

@@ -7,9 +7,9 @@ mod announce;
 mod codes;
 mod container;
 mod events;
-mod handlers;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod handlers;
 mod image;
 mod instrument;
 mod metrics;

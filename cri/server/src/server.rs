@@ -361,15 +361,13 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Batches<v1::PodSandboxMetrics, v1::StreamPodSandboxMetricsResponse>> {
-        instrument::query("StreamPodSandboxMetrics", request, |request| self.0.stream_pod_sandbox_metrics(request)).await
+        instrument::query("StreamPodSandboxMetrics", request, |request| self.0.stream_pod_sandbox_metrics(request))
+            .await
     }
 
     type GetContainerEventsStream = EventStream;
 
-    async fn get_container_events(
-        &self,
-        request: Request<v1::GetEventsRequest>,
-    ) -> Answer<EventStream> {
+    async fn get_container_events(&self, request: Request<v1::GetEventsRequest>) -> Answer<EventStream> {
         instrument::query("GetContainerEvents", request, |request| self.0.get_container_events(request)).await
     }
 }

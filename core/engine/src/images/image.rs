@@ -276,7 +276,7 @@ impl Images {
                 Document::Index(entries) => descriptor = choose(&entries, &platform)?.clone(),
                 Document::Manifest(manifest) => {
                     let config = content.read(&manifest.config.digest, MAX_CONFIG).await?;
-                    return ImageDetail::new(descriptor, manifest, &config);
+                    return ImageDetail::new(descriptor, *manifest, &config);
                 }
             }
         }

@@ -32,7 +32,7 @@ const CONFIGS: [&str; 4] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// One image for each platform.
     Index(Vec<Descriptor>),
 }
@@ -95,12 +95,12 @@ impl Document {
                     let own = raw.artifact_type.filter(|own| !own.is_empty());
                     own.unwrap_or_else(|| config.media_type.clone())
                 });
-                Ok(Self::Manifest(Manifest {
+                Ok(Self::Manifest(Box::new(Manifest {
                     config,
                     layers,
                     artifact_type,
                     annotations: raw.annotations.unwrap_or_default(),
-                }))
+                })))
             }
             (None, _, _) => wrong("has no config, no layers, or is called an index"),
             (Some(_), ..) => wrong("is called a manifest but has the fields of an index"),

@@ -65,7 +65,7 @@ fn merged(source: &str, at: &Path, options: &Options, namespace: BorrowedFd<'_>)
         rustix::mount::mount_change("/", private)?;
         rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"size=1m")?;
         rustix::process::chdir(at)?;
-        Ok(std::fs::create_dir("merged")?)
+        std::fs::create_dir("merged")
     };
     stage().context(doing)?;
     let folders = split_escaped(lower);

@@ -36,7 +36,7 @@ impl Owners {
     /// # Errors
     /// As [`Owners::claim`].
     pub(super) fn claim_resources(&mut self, container: &str, set: &LinuxResources, plugin: &str) -> Result<()> {
-        let (memory, cpu) = (set.memory.clone().unwrap_or_default(), set.cpu.clone().unwrap_or_default());
+        let (memory, cpu) = (set.memory.unwrap_or_default(), set.cpu.clone().unwrap_or_default());
         let simple = [
             (Field::MemLimit, memory.limit.is_some()),
             (Field::MemReservation, memory.reservation.is_some()),

@@ -51,10 +51,11 @@ impl Pull {
                 Document::Index(entries) => descriptor = choose(&entries, &self.request.platform)?.clone(),
                 Document::Manifest(manifest) => {
                     let layers = manifest.layers.iter().filter(|_| manifest.artifact_type.is_none());
-                    layers.map(|layer| check_media_type(&layer.media_type)).collect::<Result<()>>()?;
+                    layers.map(|layer| layer.media_type.as_str()).try_for_each(check_media_type)?;
                     let config = self.config(&manifest.config).await?;
-                    let detail = ImageDetail::new(descriptor, manifest.clone(), &config)?;
-                    blobs.push((manifest.config, config));
+                    let own = manifest.config.clone();
+                    let detail = ImageDetail::new(descriptor, *manifest, &config)?;
+                    blobs.push((own, config));
                     return Ok(Documents { blobs, detail: Arc::new(detail) });
                 }
             }

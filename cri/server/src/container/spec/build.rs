@@ -71,7 +71,8 @@ pub(crate) fn spec(container: &Container, parts: &Parts<'_>) -> Result<Spec> {
 pub(crate) fn check(config: &v1::ContainerConfig, host: &Host) -> Result<()> {
     let context = context(config);
     security::selinux(context, host)?;
-    for (at, mount) in config.mounts.iter().enumerate().filter(|(_, mount)| mount.selinux_relabel && host.selinux) {
+    let mut relabelled = config.mounts.iter().enumerate().filter(|(_, mount)| mount.selinux_relabel && host.selinux);
+    if let Some((at, mount)) = relabelled.next() {
         let why = format!("mounts[{at}].selinux_relabel of {}: SELinux labels are not built", mount.container_path);
         return Err(Error::unimplemented(why));
     }
