@@ -452,10 +452,12 @@ fn is_refused_certificate(error: &reqwest::Error) -> bool {
     ];
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        // What an I/O error wraps is not its source but itself.
-        let wrapped = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = wrapped.and_then(|wrapped| wrapped.downcast_ref()).or_else(|| inner.downcast_ref::<rustls::Error>());
-        match tls {
+        // What an I/O error wraps is not its source but itself, and it may wrap another one.
+        let mut told: &(dyn std::error::Error + 'static) = inner;
+        while let Some(wrapped) = told.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            told = wrapped;
+        }
+        match told.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => return true,
             Some(rustls::Error::AlertReceived(alert)) => return alerts.contains(alert),
             _ => cause = inner.source(),

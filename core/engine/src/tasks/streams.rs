@@ -266,6 +266,7 @@ mod tests {
         let (path, offered) = fifos.input(true).unwrap();
         let mut reader = std::fs::File::open(path).unwrap();
         let sender = offered.unwrap().settle().unwrap();
+        sender.writable().await.unwrap();
         assert_eq!(sender.try_write(b"hello").unwrap(), 5);
         drop(sender);
         let mut all = String::new();
