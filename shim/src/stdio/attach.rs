@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use rustix::io::{Errno, read, write};
 use rustix::termios::{LocalModes, SpecialCodeIndex, tcgetattr};
@@ -20,6 +21,9 @@ use super::copy::{SMALL, send};
 
 /// How far a client may lag, in bytes.
 const LAG: usize = 256 * 1024;
+/// How often, and how far apart, a client that is behind at the end is tried: 10 s in all.
+const LAST_TRIES: u32 = 200;
+const LAST_PAUSE: Duration = Duration::from_millis(50);
 /// How many clients may look at one output at the same time.
 const MOST: usize = 64;
 
@@ -87,9 +91,12 @@ impl Viewers {
         }
     }
 
-    /// The output has ended.
+    /// The output has ended. Who is behind is told what is missing once it reads on, if that is soon.
     pub fn close(&self) {
-        *self.list() = None;
+        let viewers = self.list().take().unwrap_or_default();
+        for viewer in viewers.into_iter().filter(|viewer| viewer.lost > 0) {
+            tokio::spawn(viewer.last_word());
+        }
     }
 
     fn remove(&self, pipe: &Arc<AsyncFd<OwnedFd>>) {
@@ -134,6 +141,18 @@ impl Viewer {
             }
         }
         true
+    }
+}
+
+impl Viewer {
+    /// Says what is missing at the end, as soon as the client has made room for it.
+    async fn last_word(mut self) {
+        for _ in 0..LAST_TRIES {
+            if !self.offer(&[]) || self.lost == 0 {
+                return;
+            }
+            tokio::time::sleep(LAST_PAUSE).await;
+        }
     }
 }
 
@@ -212,8 +231,6 @@ pub fn press_end(console: &AsyncFd<OwnedFd>, at_line_start: bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
@@ -254,6 +271,27 @@ mod tests {
         let missing = 1_000_000 - late.len();
         assert!(told.contains(&format!("windlass: {missing} bytes are missing")) && told.ends_with("again"), "{told}");
         assert_eq!(take(&keen), b"again");
+    }
+
+    #[tokio::test]
+    async fn who_is_behind_at_the_end_is_told_so_when_it_reads_on() {
+        let viewers = Viewers::new();
+        let (client, ours) = pipe();
+        viewers.add(ours, presence().0).unwrap();
+        viewers.offer(&vec![b'x'; 2 * LAG]);
+        viewers.close();
+        let mut seen = Vec::new();
+        let mut piece = vec![0; LAG];
+        loop {
+            match read(&client, &mut piece[..]) {
+                Ok(0) => break,
+                Ok(count) => seen.extend_from_slice(&piece[..count]),
+                Err(_) => tokio::time::sleep(LAST_PAUSE / 5).await,
+            }
+        }
+        let seen = String::from_utf8(seen).unwrap();
+        let missing = 2 * LAG - seen.bytes().filter(|byte| *byte == b'x').count();
+        assert!(missing > 0 && seen.contains(&format!(" {missing} bytes are missing here")), "{} bytes", seen.len());
     }
 
     #[tokio::test]
