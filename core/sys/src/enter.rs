@@ -1,7 +1,7 @@
 //! Becoming a process of a container that runs: its namespaces, a child in them, and the last steps before its program.
 
 use std::fs;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
@@ -221,22 +221,6 @@ pub fn birth(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(&file).context(|| format!("read {file}"))?;
     let field = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
     field.ok_or_else(|| Error::new(Kind::DataLoss, format!("{file} says {text:?}")))
-}
-
-/// A descriptor of another process, as one of this one.
-///
-/// # Errors
-/// Where the process has ended or has no such descriptor, or the kernel refuses.
-pub fn take_descriptor(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
-    // JUSTIFICATION: the safe wrapper wants a descriptor of this process for its argument.
-    // SAFETY: pidfd_getfd takes integers and touches no memory.
-    let answer = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
-    match i32::try_from(answer) {
-        // JUSTIFICATION: the kernel answers with a number.
-        // SAFETY: a descriptor that the kernel has just made has no other owner.
-        Ok(answer) if answer >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(answer) }),
-        _ => Err(errno(Errno::last(), || "take a descriptor of another process".into())),
-    }
 }
 
 #[cfg(test)]

@@ -60,12 +60,6 @@ pub fn is_mounted(path: &Path) -> Result<bool> {
     }
 }
 
-/// Mounts the file `source` over the file `target`, as namespaces are pinned.
-pub fn bind_file(source: &Path, target: &Path) -> Result<()> {
-    rustix::mount::mount_bind(source, target)
-        .map_err(|error| errno(error, || format!("bind {} to {}", source.display(), target.display())))
-}
-
 fn undo(mounts: &[Mount], target: &Path) {
     for mount in mounts.iter().rev() {
         let at = target.join(mount.target.trim_start_matches('/'));
