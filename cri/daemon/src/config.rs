@@ -62,6 +62,8 @@ pub struct RawCri {
     pub default_runtime: String,
     /// The images that are never to be removed by the kubelet.
     pub pinned_images: Vec<String>,
+    /// Whether containers get SELinux's labels where the kernel has it.
+    pub selinux: bool,
     /// The longest piece of a container's line in one entry of its log, in bytes.
     pub max_container_log_line_size: usize,
     /// Pod networks.
@@ -239,6 +241,8 @@ pub struct Cri {
     pub runtimes: BTreeMap<String, Runtime>,
     /// References, `beginning*` or `*part*`; the server checks them.
     pub pinned_images: Vec<String>,
+    /// Whether containers get SELinux's labels where the kernel has it.
+    pub selinux: bool,
     /// The longest piece of a line in one entry of a container's log, in bytes.
     pub max_log_line: usize,
     /// Plugins of the Node Resource Interface; `None`: none.
@@ -286,6 +290,7 @@ impl Default for RawCri {
             cgroup_driver: CgroupDriver::Auto,
             default_runtime: "windlass".into(),
             pinned_images: Vec::new(),
+            selinux: false,
             max_container_log_line_size: 16 * 1024,
             cni: RawCni::default(),
             nri: RawNri::default(),
@@ -407,6 +412,7 @@ impl RawCri {
             cgroup_driver,
             default_runtime,
             pinned_images,
+            selinux,
             cni,
             nri,
             runtimes,
@@ -441,6 +447,7 @@ impl RawCri {
             default_runtime,
             runtimes,
             pinned_images,
+            selinux,
             max_log_line,
             nri: nri.check()?,
             cni_conf_template: optional_path("cri.cni.conf_template", &cni.conf_template)?,

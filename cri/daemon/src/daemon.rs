@@ -130,6 +130,7 @@ fn server_config(config: &Config) -> Result<ServerConfig> {
         cni_bin_dirs: cri.cni_bin_dirs.clone(),
         cni_conf_template: cri.cni_conf_template.clone(),
         max_log_line: cri.max_log_line,
+        selinux: cri.selinux,
         shim: process::find_shim()?,
         streaming: cri.streaming.clone(),
     })

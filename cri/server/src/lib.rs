@@ -20,6 +20,7 @@ mod nri;
 mod pod;
 mod readiness;
 mod recover;
+mod selinux;
 mod server;
 mod stats;
 mod stream;

@@ -22,6 +22,7 @@ use crate::names::Verbs;
 use crate::network::Network;
 use crate::nri::{Nri, NriConfig};
 use crate::pod::Pods;
+use crate::selinux::Selinux;
 use crate::stats::Stats;
 use crate::stream::Batches;
 use crate::streaming::{Streaming, StreamingConfig};
@@ -69,6 +70,8 @@ pub struct ServerConfig {
     pub max_log_line: usize,
     /// Our shim's executable, which Status looks for.
     pub shim: PathBuf,
+    /// Whether containers get SELinux's labels where the kernel has it.
+    pub selinux: bool,
     /// The images that the kubelet must not remove: references, `beginning*` or `*part*`.
     pub pinned_images: Vec<String>,
     /// Plugins of the Node Resource Interface; `None`: none.
@@ -91,6 +94,7 @@ pub struct Server {
     pub(crate) stats: Stats,
     pub(crate) pins: Pins,
     pub(crate) nri: Nri,
+    pub(crate) selinux: Selinux,
     pub(crate) streaming: Streaming,
     /// What has happened since the server was made; the listener takes it.
     pub(crate) happened: Mutex<Option<Receiver>>,
@@ -106,7 +110,8 @@ impl Server {
     /// A server that answers from what its tenant holds; [`Server::recover`] comes before its first call.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::InvalidArgument`] where the configuration contradicts itself.
+    /// [`windlass_model::Kind::InvalidArgument`] where the configuration contradicts itself;
+    /// [`windlass_model::Kind::FailedPrecondition`] where SELinux is wanted and its policy says nothing of containers.
     pub fn new(config: ServerConfig, tenant: Tenant) -> Result<Arc<Self>> {
         if !config.runtimes.contains_key(&config.default_runtime) {
             return Err(Error::invalid(format!("default runtime {:?} is not configured", config.default_runtime)));
@@ -123,6 +128,7 @@ impl Server {
             stats: Stats::default(),
             pins: Pins::parse(&config.pinned_images)?,
             nri: Nri::default(),
+            selinux: Selinux::detect(config.selinux)?,
             streaming: Streaming::default(),
             happened: Mutex::new(Some(tenant.events().subscribe())),
             network,

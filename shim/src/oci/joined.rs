@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_wire::words;
 
-use super::masks;
+use super::corrections;
 
 /// The folder in a container's bundle with the specification that libcontainer gets.
 const FOLDER: &str = "oci-spec";
@@ -36,7 +36,7 @@ impl Joined {
         let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
         let mut spec: Value = serde_json::from_slice(&bytes).map_err(refuse)?;
         let Some(namespaces) = rewrite(&mut spec, bundle)? else { return Ok(None) };
-        masks::exchange(&mut spec);
+        corrections::correct(&mut spec);
         let folder = bundle.join(FOLDER);
         fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;

@@ -19,9 +19,9 @@ use windlass_sys::process;
 use windlass_wire::words;
 
 use super::causes::Causes;
+use super::corrections::Corrected;
 use super::exec::{self, Target};
 use super::joined::Joined;
-use super::masks::Exchanged;
 use super::program::Program;
 use super::shortcut::Shortcut;
 use super::{Arguments, answer, devices, limits, text};
@@ -118,7 +118,7 @@ fn create(options: &Options) -> Result<u32> {
     let joined = if shortcut.is_none() { Joined::take(&options.bundle)? } else { None };
     let bundle = shortcut.as_ref().map(|shortcut| &shortcut.bundle);
     let bundle = bundle.or(joined.as_ref().map(|joined| &joined.bundle));
-    let exchanged = if bundle.is_none() { Exchanged::take(&options.bundle)? } else { None };
+    let corrected = if bundle.is_none() { Corrected::take(&options.bundle)? } else { None };
     let container = options
         .builder()?
         .as_init(bundle.unwrap_or(&options.bundle))
@@ -127,7 +127,7 @@ fn create(options: &Options) -> Result<u32> {
         .with_detach(true)
         .build()
         .map_err(refused);
-    exchanged.map_or(Ok(()), Exchanged::restore)?;
+    corrected.map_or(Ok(()), Corrected::restore)?;
     let container = container?;
     match shortcut {
         Some(shortcut) => shortcut.finish()?,

@@ -27,7 +27,7 @@ use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::cgroup::Layout;
 use windlass_wire::words;
 
-use super::masks;
+use super::corrections;
 use super::runtime::refused;
 
 /// Where the hierarchies are mounted, and so a folder that is there to put a new root on.
@@ -66,7 +66,7 @@ impl Shortcut {
         let mounts = File::open("/proc/self/ns/mnt").context(|| "open the mount namespace".into())?;
         let needed = joined_paths(&spec);
         let resources = rewrite(&mut spec, bundle, mounts.as_raw_fd());
-        masks::exchange(&mut spec);
+        corrections::correct(&mut spec);
         let folder = bundle.join(FOLDER);
         fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;

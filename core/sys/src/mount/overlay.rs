@@ -47,6 +47,10 @@ fn mount_by_parts(source: &str, at: &Path, options: &Options) -> io::Result<()> 
             Some((key @ ("upperdir" | "workdir"), folder)) if folder.len() > MAX_VALUE => {
                 set_folder(&context, key, &unescape(folder), &mut held)?;
             }
+            // Text of one mount(2) has it in quotes, for its commas.
+            Some((key @ "context", label)) => {
+                rustix::mount::fsconfig_set_string(&context, key, label.trim_matches('"'))?
+            }
             Some((key, value)) => rustix::mount::fsconfig_set_string(&context, key, value)?,
             None => rustix::mount::fsconfig_set_flag(&context, option.as_str())?,
         }

@@ -13,7 +13,7 @@ use super::record::{ImageDefaults, Rung};
 use super::spec::build;
 use super::spec::resources::check_machine;
 use super::start::host;
-use super::{blocking, cdi};
+use super::{blocking, cdi, labels};
 use crate::Server;
 use crate::pod::Pod;
 
@@ -41,6 +41,7 @@ impl Server {
         let config = request.config.ok_or_else(|| wrong("config", "is missing"))?;
         let runtime = self.config.runtimes.get(&pod.handler).cloned().unwrap_or_default();
         let plan = plan(&config, &pod.config, &runtime)?;
+        self.selinux.check(labels::asker(&config).options)?;
         if let Some(asked) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
             check_machine(asked, "linux.resources", host())?;
         }

@@ -19,11 +19,11 @@ use windlass_model::{Context as _, Error, Kind, Mount, Result};
 use windlass_sys::fs::{open_beneath, open_folder};
 use windlass_sys::mount::{is_mounted, mount_all, unmount};
 
-use super::blocking;
 use super::create::ignore_missing;
 use super::record::Container;
 use super::spec::mounts::ids;
-use crate::Server;
+use super::{blocking, labels};
+use crate::{Server, selinux};
 
 /// How the kubelet knows that an image volume, and nothing else, is why a container cannot be made.
 const FAILED: &str = "ImageVolumeMountFailed";
@@ -42,6 +42,7 @@ pub(crate) struct ImageVolume {
 /// A view to be mounted.
 struct Shown {
     volume: ImageVolume,
+    labels: Option<selinux::Labels>,
     place: PathBuf,
     mounts: Vec<Mount>,
     sub_path: String,
@@ -134,6 +135,7 @@ impl Server {
                 mounts.iter_mut().for_each(|mount| mount.options.extend(map.options()));
             }
             shown.push(Shown {
+                labels: container.selinux.clone().filter(|_| asked.is_some_and(|mount| mount.selinux_relabel)),
                 volume: volume.clone(),
                 place: self.image_volumes_folder(container).join(volume.mount.to_string()),
                 mounts,
@@ -183,7 +185,9 @@ impl Shown {
         let doing = || format!("{FAILED}: mounts[{at}].image");
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.place).context(doing)?;
         if !is_mounted(&self.place)? {
-            mount_all(&self.mounts, &self.place).context(doing)?;
+            let mut mounts = self.mounts.clone();
+            labels::show_view(&mut mounts, self.labels.as_ref()).context(doing)?;
+            mount_all(&mounts, &self.place).context(doing)?;
         }
         if self.sub_path.is_empty() {
             return Ok(self.place.clone());

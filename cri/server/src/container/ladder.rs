@@ -17,7 +17,7 @@ use super::record::{Container, Rung, Step, User};
 use super::rootfs::Layers;
 use super::user::{self, Databases};
 use super::volume;
-use super::{blocking, signal};
+use super::{blocking, labels, signal};
 use crate::Server;
 use crate::nri::Told;
 
@@ -75,6 +75,7 @@ impl Server {
             defaults: order.defaults.clone(),
             image_volumes: order.image_volumes.clone(),
             adjustment: String::new(),
+            selinux: self.selinux.of_container(labels::asker(&order.config), order.pod.selinux.as_ref())?,
             user: User::default(),
             stop_signal: asked.or(image).unwrap_or(signal::TERM),
             handler: order.pod.handler.clone(),
@@ -111,7 +112,9 @@ impl Server {
             blocking(move || windlass_sys::fs::remove_tree(&folder)).await?;
         }
         ignore_missing(self.tenant.containers().delete(id, Durability::Crash).await)?;
-        self.containers.forget(id);
+        if self.containers.forget(id) {
+            self.selinux.free(container.selinux.as_ref());
+        }
         if container.is_visible() {
             self.announce_container_deleted(&container).await;
         }

@@ -4,6 +4,7 @@ mod cdi;
 mod create;
 pub(crate) mod exec;
 mod image_volume;
+mod labels;
 mod ladder;
 mod log;
 mod plan;
@@ -32,6 +33,7 @@ use windlass_model::{Error, Id, Result};
 
 use crate::Server;
 use crate::pod::blocking;
+pub(crate) use plan::{require, wrong};
 pub(crate) use record::{Container, Step};
 pub(crate) use spec::resources as limits;
 pub(crate) use spec::security;
@@ -125,10 +127,10 @@ impl Containers {
         self.asked.lock().insert(id.clone())
     }
 
-    /// Forgets a container; whoever waits for it is told.
-    pub(crate) fn forget(&self, id: &Id) {
-        self.known.write().remove(id);
+    /// Forgets a container; whoever waits for it is told. False where it was forgotten already.
+    pub(crate) fn forget(&self, id: &Id) -> bool {
         self.asked.lock().remove(id);
+        self.known.write().remove(id).is_some()
     }
 }
 
@@ -162,7 +164,10 @@ impl Server {
     pub(crate) async fn load_containers(&self) -> Result<()> {
         for record in self.tenant.containers().list().await? {
             match Container::of_record(&record) {
-                Ok(container) => drop(self.containers.insert(container)),
+                Ok(container) => {
+                    self.selinux.hold(container.selinux.as_ref());
+                    self.containers.insert(container);
+                }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => tracing::error!(container = %record.id, %error, "unreadable container record"),
             }

@@ -13,6 +13,7 @@ use windlass_model::{Context as _, Error, Id, Result, Timestamp};
 
 use super::image_volume::{self, ImageVolume};
 use super::spec::resources::merge;
+use crate::selinux::Labels;
 
 /// The extension of a container record that holds a [`Container`].
 pub(crate) const EXTENSION: &str = "windlass.cri.container";
@@ -137,6 +138,9 @@ pub(crate) struct Container {
     /// What plugins want of it: a `ContainerAdjustment` of the Node Resource Interface, in base64; empty: nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) adjustment: String,
+    /// SELinux's labels; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selinux: Option<Labels>,
     /// Whom it runs as.
     pub(crate) user: User,
     /// The signal that asks it to end.
@@ -336,6 +340,7 @@ pub(crate) mod tests {
             defaults: ImageDefaults::default(),
             image_volumes: Vec::new(),
             adjustment: String::new(),
+            selinux: None,
             user: User::default(),
             stop_signal: 15,
             handler: "windlass".into(),

@@ -13,7 +13,7 @@ use super::record::{Container, EXIT_NOT_STARTED, End, Rung, Step};
 use super::spec::build::{self, Parts};
 use super::spec::resources;
 use super::spec::{Host, PodFacts, make_sources};
-use super::{blocking, cdi, image_volume, volume};
+use super::{blocking, cdi, image_volume, labels, volume};
 use crate::nri::{Skills, Told};
 use crate::pod::{Pod, PodFiles, users};
 use crate::{CgroupDriver, Server};
@@ -82,6 +82,9 @@ impl Server {
         if let Some(map) = pod.users() {
             rootfs.iter_mut().for_each(|mount| mount.options.extend(map.options()));
         }
+        if let Some(known) = container.selinux.clone() {
+            rootfs = blocking(move || labels::show(rootfs, &known)).await?;
+        }
         let spec = match container.adjustment.as_str() {
             "" => serde_json::to_vec(&self.specify(container).await?),
             _ => serde_json::to_vec(&self.adjusted_spec(container).await?),
@@ -144,6 +147,7 @@ impl Server {
             facts.files.retain(|(_, source)| source.exists());
             let parts =
                 Parts { pod: &facts, host: host(), driver, cgroup_parent: &cgroup_parent, target, volumes: &volumes };
+            labels::put(&container, &facts, &volumes)?;
             let spec = build::spec(&container, &parts)?;
             with_devices(spec, &cdi::requested(&container.config)?)
         })
@@ -178,6 +182,7 @@ impl Server {
             netns: pod.attachment.as_ref().map(|attachment| attachment.netns.clone()),
             users: pod.users().map(|map| (map, users::pin(&self.config.state, &pod.id))),
             pid,
+            label: pod.selinux.as_ref().map(|labels| labels.mount.clone()),
             shm: Some(if own_ipc { bundle.join("shm") } else { "/dev/shm".into() }),
             files: vec![
                 ("/etc/resolv.conf", files.resolv_conf),

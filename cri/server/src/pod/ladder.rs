@@ -32,6 +32,7 @@ impl Server {
     pub(super) async fn reserve_pod(&self, plan: &PodPlan) -> Result<Arc<Pod>> {
         let id = names::fresh_id()?;
         let (cgroup_parent, owns_cgroup) = cgroup::parent(plan, self.config.cgroup_driver, &id);
+        let selinux = self.selinux.of_pod(plan.selinux())?;
         let pod = Pod {
             id,
             name: plan.name.clone(),
@@ -43,9 +44,12 @@ impl Server {
             cgroup_parent,
             owns_cgroup,
             attachment: None,
+            selinux,
             created_at: Timestamp::now(),
         };
-        self.tenant.sandboxes().create(pod.to_record()?, Durability::Crash).await?;
+        let record = pod.to_record();
+        let recorded = async { self.tenant.sandboxes().create(record?, Durability::Crash).await };
+        recorded.await.inspect_err(|_| self.selinux.free(pod.selinux.as_ref()))?;
         Ok(self.pods.insert(pod))
     }
 
@@ -133,7 +137,8 @@ impl Server {
         self.nri_remove_pod(&pod).await;
         match self.tenant.sandboxes().delete(id, Durability::Crash).await {
             Err(error) if !error.is_not_found() => return Err(error),
-            _ => self.pods.forget(id),
+            _ if self.pods.forget(id) => self.selinux.free(pod.selinux.as_ref()),
+            _ => {}
         }
         self.announce_pod_deleted(&pod).await;
         Ok(())

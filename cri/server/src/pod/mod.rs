@@ -93,8 +93,9 @@ impl Pods {
         pod
     }
 
-    fn forget(&self, id: &Id) {
-        self.known.write().remove(id);
+    /// Forgets a pod; false where it was forgotten already.
+    fn forget(&self, id: &Id) -> bool {
+        self.known.write().remove(id).is_some()
     }
 }
 
@@ -145,7 +146,10 @@ impl Server {
     pub(crate) async fn load_pods(&self) -> Result<()> {
         for record in self.tenant.sandboxes().list().await? {
             match Pod::of_record(&record) {
-                Ok(pod) => drop(self.pods.insert(pod)),
+                Ok(pod) => {
+                    self.selinux.hold(pod.selinux.as_ref());
+                    self.pods.insert(pod);
+                }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => tracing::error!(pod = %record.id, %error, "unreadable pod record"),
             }

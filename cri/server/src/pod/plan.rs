@@ -13,6 +13,7 @@ use super::users;
 use crate::container::security;
 use crate::names::pod_name;
 use crate::network::bandwidth;
+use crate::selinux::{self, Asker};
 use crate::{CgroupDriver, Runtime, ServerConfig};
 
 /// The longest host name that the kernel takes, in bytes.
@@ -89,6 +90,7 @@ impl PodPlan {
             return Err(invalid("linux.security_context.run_as_group", "needs run_as_user"));
         }
         check_ids(&context)?;
+        selinux::check(context.selinux_options.as_ref(), "config.")?;
         let sharing = Sharing::new(&context.namespace_options.unwrap_or_default())?;
         check_hostname(&config.hostname)?;
         if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
@@ -126,6 +128,12 @@ impl PodPlan {
             asked_handler,
             runtime,
         })
+    }
+
+    /// What the pod asks of SELinux.
+    pub(crate) fn selinux(&self) -> Asker<'_> {
+        let context = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        Asker { options: context.and_then(|context| context.selinux_options.as_ref()), ..Asker::default() }
     }
 
     /// `CNI_ARGS` for the pod, in the words that plugins for Kubernetes know.

@@ -14,6 +14,7 @@ use windlass_model::{Context as _, Error, Id, Result, Timestamp};
 use windlass_sys::idmap::IdMap;
 
 use crate::network::Attachment;
+use crate::selinux::Labels;
 
 /// The extension of a sandbox record that holds a [`Pod`].
 pub(crate) const EXTENSION: &str = "windlass.cri.pod";
@@ -82,6 +83,9 @@ pub(crate) struct Pod {
     /// How the pod is attached to its network, from before it is tried until it is undone; `None` with the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) attachment: Option<Attachment>,
+    /// SELinux's labels of the pod, whose level its containers share; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selinux: Option<Labels>,
     /// When it was asked for.
     pub(crate) created_at: Timestamp,
 }
@@ -252,6 +256,7 @@ pub(crate) mod tests {
             cgroup_parent: "/windlass/p1".into(),
             owns_cgroup: true,
             attachment: None,
+            selinux: None,
             created_at: Timestamp(1),
         }
     }

@@ -18,6 +18,7 @@ impl Server {
         request: v1::RunPodSandboxRequest,
     ) -> Result<v1::RunPodSandboxResponse> {
         let plan = PodPlan::new(request, &self.config)?;
+        self.selinux.check(plan.selinux().options)?;
         let (server, name) = (self.clone(), plan.name.clone());
         let id: Id = self.verbs.join(subject(&name), "run", async move { server.run_pod(plan).await }).await?;
         Ok(v1::RunPodSandboxResponse { pod_sandbox_id: id.into() })

@@ -70,12 +70,6 @@ pub(crate) fn spec(container: &Container, parts: &Parts<'_>) -> Result<Spec> {
 /// Naming the field, or the profile or file that is missing or wrong.
 pub(crate) fn check(config: &v1::ContainerConfig, host: &Host) -> Result<()> {
     let context = context(config);
-    security::selinux(context, host)?;
-    let mut relabelled = config.mounts.iter().enumerate().filter(|(_, mount)| mount.selinux_relabel && host.selinux);
-    if let Some((at, mount)) = relabelled.next() {
-        let why = format!("mounts[{at}].selinux_relabel of {}: SELinux labels are not built", mount.container_path);
-        return Err(Error::unimplemented(why));
-    }
     if let Some(profile) = apparmor::profile(context, host)? {
         apparmor::ensure(&profile)?;
     }
@@ -106,7 +100,9 @@ pub(crate) fn process(container: &Container, host: &Host, hostname: &str, args: 
         .capabilities(security::capabilities(context, host)?)
         .rlimits(Vec::new())
         .oom_score_adj(resources::oom_score(asked.map_or(0, |asked| asked.oom_score_adj), host));
-    security::selinux(context, host)?;
+    if let Some(labels) = container.selinux.as_ref().filter(|labels| !labels.process.is_empty()) {
+        process = process.selinux_label(labels.process.clone());
+    }
     if let Some(profile) = apparmor::profile(context, host)? {
         process = process.apparmor_profile(profile);
     }
@@ -141,6 +137,9 @@ fn linux(container: &Container, parts: &Parts<'_>, root_propagation: Option<&str
         .readonly_paths(read_only);
     if let Some((map, _)) = &parts.pod.users {
         linux = linux.uid_mappings(mounts::mappings(map.uids())?).gid_mappings(mounts::mappings(map.gids())?);
+    }
+    if let Some(labels) = container.selinux.as_ref().filter(|labels| !labels.mount.is_empty()) {
+        linux = linux.mount_label(labels.mount.clone());
     }
     if let Some(propagation) = root_propagation {
         linux = linux.rootfs_propagation(propagation);

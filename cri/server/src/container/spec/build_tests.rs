@@ -22,6 +22,7 @@ pub(in super::super) fn pod() -> PodFacts {
         users: None,
         netns: Some("/run/windlass/netns/p1".into()),
         pid: 42,
+        label: None,
         shm: Some("/run/windlass/shm".into()),
         files: vec![("/etc/resolv.conf", "/run/windlass/resolv.conf".into())],
     }

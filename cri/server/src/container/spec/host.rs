@@ -68,8 +68,6 @@ pub(crate) struct Host {
     pub(crate) limits_hugepages: bool,
     /// AppArmor is on.
     pub(crate) apparmor: bool,
-    /// SELinux is on.
-    pub(crate) selinux: bool,
 }
 
 impl Host {
@@ -92,7 +90,6 @@ impl Host {
             limits_hugepages: if cgroup_v2 { has("hugetlb") } else { groups.join("hugetlb/cgroup.procs").exists() },
             apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.starts_with('Y')),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             cgroup_v2,
             capabilities,
         }

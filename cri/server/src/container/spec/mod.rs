@@ -34,6 +34,8 @@ pub(crate) struct PodFacts {
     pub(crate) pid: u32,
     /// What containers share as `/dev/shm`; `None`: each has its own.
     pub(crate) shm: Option<PathBuf>,
+    /// The label of the pod's own files; `None`: that which they have.
+    pub(crate) label: Option<String>,
     /// Files of the pod to show in `/etc` where the kubelet brings none of its own: target, source.
     pub(crate) files: Vec<(&'static str, PathBuf)>,
 }

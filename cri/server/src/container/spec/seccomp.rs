@@ -1,8 +1,10 @@
 //! The system-call filter of a container: none, a profile of the node's administrator, or ours.
 //!
 //! Ours lets through what `data/seccomp.json` lists, more for each capability, and the two calls that need a look at
-//! their arguments: `clone` without new namespaces, `socket` outside the hypervisor's family. What is refused fails with
-//! `EPERM`; what the list does not know fails with `ENOSYS`, so that programs fall back to an older call.
+//! their arguments: `clone` without new namespaces, `socket` outside the hypervisor's and the kernel crypto's family. What
+//! is refused fails with `EPERM`; what the list does not know fails with `ENOSYS`, so that programs fall back to an older
+//! call. What it lets through is what containerd's and Docker's default lets through, and `open_tree_attr` with
+//! `CAP_SYS_ADMIN`, as it does `open_tree`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -23,8 +25,18 @@ const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 /// `CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET`.
 const NEW_NAMESPACES: u64 = 0x7E02_0000;
-/// `AF_VSOCK`, through which a guest reaches its hypervisor.
-const AF_VSOCK: u64 = 40;
+/// The families that a socket may be of, as a mask and a value of the argument: all of Linux but `AF_ALG` (38), which
+/// reaches code of the kernel that nobody else needs, and `AF_VSOCK` (40), through which a guest reaches its hypervisor.
+/// The kernel looks at the low 32 bits alone, and so do these.
+const FAMILIES: [(u64, u64); 7] = [
+    (0xFFFF_FFE0, 0),
+    (0xFFFF_FFFC, 32),
+    (0xFFFF_FFFE, 36),
+    (0xFFFF_FFFF, 39),
+    (0xFFFF_FFFF, 41),
+    (0xFFFF_FFFE, 42),
+    (0xFFFF_FFFC, 44),
+];
 /// Execution domains that programs ask for: Linux, 32 bits, "tell me", and the same without address randomisation.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0xFFFF_FFFF, 0x2_0000, 0x2_0008];
 /// How long a profile of the administrator may be, in bytes.
@@ -36,6 +48,8 @@ const MAX_PROFILE: u64 = 4 << 20;
 struct Profile {
     /// Harmless calls.
     allow: BTreeSet<String>,
+    /// Calls that every kernel knows and nobody may do.
+    refuse: BTreeSet<String>,
     /// Calls that only a capability makes dangerous, and those who have it may.
     with_capability: BTreeMap<String, BTreeSet<String>>,
 }
@@ -76,7 +90,7 @@ fn localhost(path: &str) -> Result<LinuxSeccomp> {
 fn default(capabilities: &HashSet<Capability>) -> Result<LinuxSeccomp> {
     let may = |name: &str| capabilities.iter().any(|one| name.strip_prefix("CAP_") == Some(one.to_string().as_str()));
     let mut allow: BTreeSet<&str> = PROFILE.allow.iter().map(String::as_str).collect();
-    let mut refuse: BTreeSet<&str> = BTreeSet::new();
+    let mut refuse: BTreeSet<&str> = PROFILE.refuse.iter().map(String::as_str).collect();
     for (capability, calls) in &PROFILE.with_capability {
         let list = if may(capability) { &mut allow } else { &mut refuse };
         list.extend(calls.iter().map(String::as_str));
@@ -94,8 +108,11 @@ fn default(capabilities: &HashSet<Capability>) -> Result<LinuxSeccomp> {
         let plain = argument(0, NEW_NAMESPACES, Some(0), LinuxSeccompOperator::ScmpCmpMaskedEq)?;
         calls.push(rule(&one("clone"), LinuxSeccompAction::ScmpActAllow, None, &[plain])?);
     }
-    let family = argument(0, AF_VSOCK, None, LinuxSeccompOperator::ScmpCmpNe)?;
-    calls.push(rule(&one("socket"), LinuxSeccompAction::ScmpActAllow, None, &[family])?);
+    for (mask, value) in FAMILIES {
+        // One rule each: comparisons of one argument within a rule are alternatives to some runtimes.
+        let family = argument(0, mask, Some(value), LinuxSeccompOperator::ScmpCmpMaskedEq)?;
+        calls.push(rule(&one("socket"), LinuxSeccompAction::ScmpActAllow, None, &[family])?);
+    }
     for domain in PERSONALITIES {
         let domain = argument(0, domain, None, LinuxSeccompOperator::ScmpCmpEq)?;
         calls.push(rule(&one("personality"), LinuxSeccompAction::ScmpActAllow, None, &[domain])?);
@@ -174,7 +191,18 @@ mod tests {
         for call in ["mount", "clone", "clone3", "setns"] {
             assert!(allowed(&powerful, call), "{call}");
         }
-        assert!(!allowed(&powerful, "kexec_load"));
+        assert!(!allowed(&powerful, "kexec_load") && !allowed(&powerful, "kcmp"));
+        let tracer = HashSet::from([Capability::SysPtrace]);
+        let tracer = seccomp(Some(&asking(ProfileType::RuntimeDefault, "")), &tracer).unwrap().unwrap();
+        assert!(allowed(&tracer, "kcmp") && allowed(&tracer, "process_madvise") && allowed(&plain, "ptrace"));
+    }
+
+    #[test]
+    fn sockets_are_of_all_families_but_two() {
+        let may = |family: u64| FAMILIES.iter().any(|(mask, value)| family & mask == *value);
+        let refused: Vec<u64> = (0..48).filter(|family| !may(*family)).collect();
+        assert_eq!(refused, [38, 40]);
+        assert!(!may(0x1_0000_0026) && !may(0xFFFF_FFFF) && may(0x1_0000_0002));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Capabilities, masked paths, users and SELinux options of a container.
+//! Capabilities, masked paths and users of a container.
 
 use std::collections::HashSet;
 use std::str::FromStr as _;
@@ -12,6 +12,7 @@ use windlass_sys::idmap::IdMap;
 use super::Host;
 use crate::container::plan::{require, wrong};
 use crate::pod::users;
+use crate::selinux;
 
 /// What a container may do unless it asks otherwise: containerd's and Docker's set.
 const DEFAULT: [Capability; 14] = [
@@ -75,6 +76,7 @@ pub(crate) fn check(context: Option<&v1::LinuxContainerSecurityContext>, pod: &v
         profile(context.seccomp.as_ref(), &context.seccomp_profile_path, "seccomp")?;
         profile(context.apparmor.as_ref(), &context.apparmor_profile, "apparmor")?;
     }
+    selinux::check(context.selinux_options.as_ref(), "")?;
     let policy = v1::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy);
     require(policy.is_ok(), &at("supplemental_groups_policy"), "is unknown")?;
     if let Some(asked) = &context.capabilities {
@@ -189,17 +191,6 @@ pub(crate) fn hidden_paths(context: Option<&v1::LinuxContainerSecurityContext>) 
     }
 }
 
-/// Refuses SELinux options where SELinux is on, since labels are not built; where it is off they mean nothing.
-pub(crate) fn selinux(context: Option<&v1::LinuxContainerSecurityContext>, host: &Host) -> Result<()> {
-    let asked = context.and_then(|context| context.selinux_options.as_ref());
-    let Some(asked) = asked.filter(|asked| **asked != v1::SeLinuxOption::default()) else { return Ok(()) };
-    if host.selinux {
-        return Err(Error::unimplemented("SELinux labels are not built yet"));
-    }
-    tracing::debug!(?asked, "SELinux is off on this machine: its options are left aside");
-    Ok(())
-}
-
 /// A profile in the new words (`field`) or the old ones (`text`); `None` where neither is given.
 pub(crate) fn profile(
     profile: Option<&v1::SecurityProfile>,
@@ -239,7 +230,6 @@ pub(super) mod tests {
             limits_swap: true,
             limits_hugepages: false,
             apparmor: false,
-            selinux: false,
         }
     }
 

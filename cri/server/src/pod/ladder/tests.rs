@@ -98,6 +98,7 @@ impl Node {
             pinned_images: Vec::new(),
             cni_conf_template: None,
             max_log_line: 16384,
+            selinux: false,
             shim: "/bin/true".into(),
             nri: None,
             cni_conf_dir: path("net.d"),

@@ -18,6 +18,7 @@ fn server(driver: CgroupDriver) -> ServerConfig {
         pinned_images: Vec::new(),
         cni_conf_template: None,
         max_log_line: 16384,
+        selinux: false,
         shim: "/bin/true".into(),
         nri: None,
         cni_conf_dir: "/nonexistent/net.d".into(),
