@@ -80,6 +80,29 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
             ("ListStream", "ListContainersRequest", "ListContainerMessage", true),
         ],
     ),
+    (
+        "containerd.services.tasks.v1",
+        "Tasks",
+        V1,
+        &[
+            ("Create", "CreateTaskRequest", "CreateTaskResponse", false),
+            ("Start", "StartRequest", "StartResponse", false),
+            ("Delete", "DeleteTaskRequest", "DeleteResponse", false),
+            ("DeleteProcess", "DeleteProcessRequest", "DeleteResponse", false),
+            ("Get", "GetRequest", "GetResponse", false),
+            ("List", "ListTasksRequest", "ListTasksResponse", false),
+            ("Kill", "KillRequest", EMPTY, false),
+            ("Exec", "ExecProcessRequest", EMPTY, false),
+            ("ResizePty", "ResizePtyRequest", EMPTY, false),
+            ("CloseIO", "CloseIoRequest", EMPTY, false),
+            ("Pause", "PauseTaskRequest", EMPTY, false),
+            ("Resume", "ResumeTaskRequest", EMPTY, false),
+            ("ListPids", "ListPidsRequest", "ListPidsResponse", false),
+            ("Update", "UpdateTaskRequest", EMPTY, false),
+            ("Metrics", "MetricsRequest", "MetricsResponse", false),
+            ("Wait", "WaitRequest", "WaitResponse", false),
+        ],
+    ),
     ("containerd.services.leases.v1", "Leases", V1, &[("List", "ListRequest", "ListResponse", false)]),
 ];
 
@@ -105,13 +128,15 @@ fn service((package, name, messages, methods): &(&str, &str, &str, &[Row])) -> S
     service.build()
 }
 
-/// `ListStatuses` as a function is called.
+/// `ListStatuses` as a function is called, and `CloseIO`.
 fn snake(name: &str) -> String {
     let mut out = String::new();
+    let mut small = false;
     for character in name.chars() {
-        if character.is_uppercase() && !out.is_empty() {
+        if character.is_uppercase() && small {
             out.push('_');
         }
+        small = character.is_lowercase();
         out.extend(character.to_lowercase());
     }
     out

@@ -14,6 +14,7 @@ use windlass_sys::cgroup::{self, Layout};
 use windlass_sys::fs::{open_folder, open_in_root};
 use windlass_sys::idmap::IdMap;
 use windlass_sys::mount;
+use windlass_wire::task::Options;
 use windlass_wire::words;
 
 use crate::sources::{self, Source};
@@ -92,8 +93,17 @@ pub struct Bundle {
     pub cgroup: String,
     /// The OCI runtime's executable; nothing for the one built in.
     pub runtime: Option<PathBuf>,
-    /// Where that runtime keeps its state.
+    /// Where the built-in runtime keeps its state, and this program what it tells a runtime.
     pub state: PathBuf,
+    /// Where a runtime by path keeps its state, where a client wants that elsewhere.
+    #[serde(default)]
+    root: Option<PathBuf>,
+    /// The root file system is changed without pivoting.
+    #[serde(skip)]
+    pub no_pivot: bool,
+    /// A runtime by path makes no keyring.
+    #[serde(skip)]
+    pub no_keyring: bool,
     /// Who the first process runs as, in the host's ids: user, group.
     #[serde(skip)]
     pub owner: (u32, u32),
@@ -165,6 +175,9 @@ impl Bundle {
             cgroup,
             runtime,
             state: path.join(STATE_DIR),
+            root: None,
+            no_pivot: false,
+            no_keyring: false,
             owner: outside(ids.as_ref(), (process.user.uid, process.user.gid)),
             ids,
             sources,
@@ -175,6 +188,22 @@ impl Bundle {
                 .iter()
                 .any(|namespace| namespace.kind == "pid" && namespace.path.as_ref().is_none_or(String::is_empty)),
         })
+    }
+
+    /// Heeds what a client of `namespace` says about the runtime. What is for checkpoints only is not looked at.
+    pub fn heed(&mut self, options: &Options, namespace: &str) {
+        if self.runtime.is_some() && !options.root.is_empty() {
+            self.root = Some(Path::new(&options.root).join(namespace));
+        }
+        if (options.io_uid, options.io_gid) != (0, 0) {
+            self.owner = (options.io_uid, options.io_gid);
+        }
+        (self.no_pivot, self.no_keyring) = (options.no_pivot_root, options.no_new_keyring);
+    }
+
+    /// Where the runtime keeps its state.
+    pub fn root(&self) -> &Path {
+        self.root.as_deref().unwrap_or(&self.state)
     }
 
     /// Where the root file system is mounted.
@@ -213,7 +242,7 @@ impl Bundle {
     pub fn clear(&self) -> Result<()> {
         mount::unmount(&self.rootfs())?;
         sources::detach(&self.path)?;
-        match fs::remove_dir_all(self.state.join(&self.id)) {
+        match fs::remove_dir_all(self.root().join(&self.id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).context(|| format!("remove the runtime's state of {}", self.id))
             }

@@ -85,7 +85,7 @@ fn clear(layout: &Layout, bundle: &Bundle) -> Result<()> {
 /// Lets a runtime by path drop what it knows; what it does not do is done by [`Bundle::clear`].
 fn forget(binary: &std::path::Path, bundle: &Bundle) {
     let mut command = Command::new(binary);
-    command.arg("--root").arg(&bundle.state).args(["delete", "--force", &bundle.id]);
+    command.arg("--root").arg(bundle.root()).args(["delete", "--force", &bundle.id]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let Ok(mut child) = child else { return };
     let deadline = Instant::now() + CALL_LIMIT;

@@ -81,7 +81,7 @@ async fn serve_pod(flags: &Flags) -> Result<()> {
     let listener = Listener::try_from(listener).context(|| "listen".into())?;
     let (outbox, delivery) = outbox::open(flags.bundle.clone(), flags.namespace.clone(), outbox::daemon_socket());
     let mut delivering = tokio::spawn(delivery.run());
-    let mut pod = Pod::new(flags.id.clone(), flags.bundle.clone(), outbox)?;
+    let mut pod = Pod::new(flags.id.clone(), flags.namespace.clone(), flags.bundle.clone(), outbox)?;
     let (letters, mailbox) = mpsc::unbounded_channel();
     let mut server = Server::new().add_listener(listener).register_service(serve::Door::services(letters));
     let failed = |error| Error::with_source(Kind::Internal, "serve", error);

@@ -191,6 +191,9 @@ impl Caller {
         if systemd {
             command.arg("--systemd");
         }
+        if bundle.no_pivot {
+            command.arg("--no-pivot");
+        }
         if let Some(console) = console {
             command.arg("--console").arg(console);
         }
@@ -214,7 +217,7 @@ fn by_path(
     let pid = matches!(verb, Verb::Create | Verb::Exec { .. }).then(|| bundle.state.join(format!("{name}.pid")));
     fs::remove_file(&log).ok();
     let mut command = Command::new(binary);
-    command.arg("--root").arg(&bundle.state).arg("--log").arg(&log).args(["--log-format", "json"]);
+    command.arg("--root").arg(bundle.root()).arg("--log").arg(&log).args(["--log-format", "json"]);
     if systemd {
         command.arg("--systemd-cgroup");
     }
@@ -227,7 +230,10 @@ fn by_path(
         command.arg("--console-socket").arg(console);
     }
     match verb {
-        Verb::Create => drop(command.arg("--bundle").arg(&bundle.path)),
+        Verb::Create => {
+            command.arg("--bundle").arg(&bundle.path);
+            command.args(bundle.no_pivot.then_some("--no-pivot")).args(bundle.no_keyring.then_some("--no-new-keyring"));
+        }
         Verb::Exec { process, .. } => drop(command.arg("--detach").arg("--process").arg(process)),
         Verb::Update { resources } => drop(command.arg("--resources").arg(resources)),
         Verb::Delete => drop(command.arg("--force")),

@@ -11,6 +11,7 @@ mod remove;
 mod task;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use windlass_model::process::Exit;
-use windlass_model::{Context, Error, Id, Result};
+use windlass_model::{Context, Error, Id, Namespace, Result};
 use windlass_sys::cgroup::Layout;
 use windlass_sys::process as kernel;
 use windlass_wire::task::{DeleteResponse, Empty, StartResponse};
@@ -31,6 +32,7 @@ use crate::oom::Oom;
 use crate::outbox::Outbox;
 use crate::process::Process;
 use crate::serve::{Letter, Reply};
+use crate::stdio::logger;
 use boot::Sandbox;
 
 /// How long an OCI runtime may take for one call, where the daemon does not say.
@@ -43,6 +45,7 @@ const REST: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub struct Pod {
     id: Id,
+    namespace: Namespace,
     bundle: PathBuf,
     limits: Limits,
     call_limit: Duration,
@@ -110,10 +113,11 @@ impl Pod {
     ///
     /// # Errors
     /// Where this machine has no cgroups, or the program cannot be sealed.
-    pub fn new(id: Id, bundle: PathBuf, outbox: Outbox) -> Result<Self> {
+    pub fn new(id: Id, namespace: Namespace, bundle: PathBuf, outbox: Outbox) -> Result<Self> {
         let lowest_oom_score = (!kernel::may_lower_oom_score()).then(kernel::oom_score).transpose()?;
         Ok(Self {
             id,
+            namespace,
             bundle,
             limits: Limits { layout: Layout::detect()?, lowest_oom_score },
             call_limit: CALL_LIMIT,
@@ -203,11 +207,18 @@ impl Pod {
         exec.ok_or_else(|| Error::not_found(format!("process of container {container}")))
     }
 
-    /// Waits for a call, within its limit, as a piece of work.
-    fn follow(&mut self, call: Call, purpose: Purpose) {
+    /// Waits for a call, within its limit, as a piece of work; where it succeeded, also for a logging program that is to
+    /// be `ready` by then.
+    fn follow(&mut self, call: Call, ready: Option<OwnedFd>, purpose: Purpose) {
         let status = self.exits.expect_call(call.pid);
         let limit = self.call_limit;
-        self.work.spawn(async move { Done::Called { purpose, outcome: finish_call(call, status, limit).await } });
+        self.work.spawn(async move {
+            let outcome = finish_call(call, status, limit).await;
+            if let Some(ready) = ready.filter(|_| outcome.is_ok()) {
+                logger::ready(ready).await;
+            }
+            Done::Called { purpose, outcome }
+        });
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod attach;
 mod copy;
+pub mod logger;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +27,7 @@ use windlass_wire::Stdio;
 use crate::log::{Lines, Log, Stream};
 use attach::{Input, Viewers};
 use copy::Sink;
+use logger::{Logger, Whose};
 
 /// How long an ended process's output may take to be carried before its exit is told nevertheless.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -69,17 +71,19 @@ pub struct Io {
     stderr_viewers: Arc<Viewers>,
     console: Option<Arc<AsyncFd<OwnedFd>>>,
     log: Option<Arc<Mutex<Log>>>,
+    logger: Option<Logger>,
     ended: watch::Sender<bool>,
     drained: Vec<oneshot::Receiver<()>>,
     carriers: JoinSet<()>,
 }
 
 impl Io {
-    /// Opens what `wish` names, and makes the pipes between it and a process that runs as `owner` (user, group).
+    /// Opens what `wish` names, and makes the pipes between it and a process that runs as `owner` (user, group). A
+    /// logging program is started and told whose output it gets.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::Unimplemented`] for logging programs; otherwise where something cannot be opened.
-    pub fn prepare(wish: &Wish, owner: (u32, u32)) -> Result<(Self, Ends)> {
+    /// Where something cannot be opened or started.
+    pub fn prepare(wish: &Wish, owner: (u32, u32), whose: Whose<'_>) -> Result<(Self, Ends)> {
         let mut io = Self {
             input: None,
             input_to: None,
@@ -91,18 +95,28 @@ impl Io {
             stderr_viewers: Viewers::new(),
             console: None,
             log: None,
+            logger: None,
             ended: watch::Sender::new(false),
             drained: Vec::new(),
             carriers: JoinSet::new(),
         };
         let stdin = io.prepare_input(wish, owner)?;
-        let stdout = io.prepare_output(Stream::Stdout, &wish.stdout, wish.terminal, owner)?;
+        let mut output = |stream, wished: &str| io.prepare_output(stream, wished, wish.terminal, owner, whose);
+        let stdout = output(Stream::Stdout, &wish.stdout)?;
         let stderr = if wish.terminal {
-            io.stderr_viewers.close();
             null()?
+        } else if wish.stderr.is_empty() && wish.stdout.starts_with("binary://") {
+            // A logging program gets both, whether or not they are named.
+            output(Stream::Stderr, &wish.stdout)?
         } else {
-            io.prepare_output(Stream::Stderr, &wish.stderr, false, owner)?
+            output(Stream::Stderr, &wish.stderr)?
         };
+        if wish.terminal {
+            io.stderr_viewers.close();
+        }
+        if let Some(logger) = &mut io.logger {
+            logger.settle();
+        }
         Ok((io, Ends { stdin, stdout, stderr }))
     }
 
@@ -129,7 +143,14 @@ impl Io {
         Ok(process)
     }
 
-    fn prepare_output(&mut self, stream: Stream, wish: &str, terminal: bool, owner: (u32, u32)) -> Result<OwnedFd> {
+    fn prepare_output(
+        &mut self,
+        stream: Stream,
+        wish: &str,
+        terminal: bool,
+        owner: (u32, u32),
+        whose: Whose<'_>,
+    ) -> Result<OwnedFd> {
         let viewers = Arc::clone(match stream {
             Stream::Stdout => &self.stdout_viewers,
             Stream::Stderr => &self.stderr_viewers,
@@ -142,7 +163,20 @@ impl Io {
                 return null();
             }
             Stdio::Attach { .. } => Sink::Nowhere,
-            Stdio::Binary(_) => return Err(Error::unimplemented("logging programs (binary://)")),
+            Stdio::Binary(uri) => {
+                let logger = match &mut self.logger {
+                    Some(logger) => logger,
+                    None => self.logger.insert(Logger::start(&uri, whose)?),
+                };
+                let end = logger.take(stream)?;
+                if !terminal {
+                    viewers.close();
+                    give(&end, owner)?;
+                    return Ok(end);
+                }
+                nonblocking(&end)?;
+                Sink::pipe(end)?
+            }
             Stdio::File(path) => {
                 let file = append(&path)?;
                 if !terminal {
@@ -151,7 +185,11 @@ impl Io {
                 }
                 Sink::File(file)
             }
-            Stdio::Fifo(path) => Sink::pipe(open(&path, OFlags::RDWR)?)?,
+            Stdio::Fifo(path) => {
+                // Open for both: what nobody reads waits for a reader that comes back.
+                let end = open(&path, OFlags::RDWR)?;
+                if is_fifo(&end)? { Sink::pipe(end)? } else { Sink::File(append(&path)?) }
+            }
             Stdio::CriLog { path, max_line } => {
                 let log = match &self.log {
                     Some(log) => Arc::clone(log),
@@ -202,6 +240,21 @@ impl Io {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What becomes readable when the logging program is ready, where there is one; see [`logger::ready`].
+    pub fn take_ready(&mut self) -> Option<OwnedFd> {
+        self.logger.as_mut().and_then(Logger::take_ready)
+    }
+
+    /// Lets go of everything but the logging program, which has to write what it has read.
+    pub fn into_logger(self) -> Option<Logger> {
+        self.logger
+    }
+
+    /// True where there is a logging program.
+    pub fn has_logger(&self) -> bool {
+        self.logger.is_some()
     }
 
     /// Attaches a client that has the other ends of the named pipes in `wish` open.
@@ -290,7 +343,11 @@ fn null() -> Result<OwnedFd> {
     null.map(Into::into).context(|| "open /dev/null".into())
 }
 
+/// Opens a file to append to; it and the folders above it are made where they are missing.
 fn append(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).context(|| format!("make {}", folder.display()))?;
+    }
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
     file.context(|| format!("open {}", path.display()))
 }
@@ -300,6 +357,11 @@ fn open(path: &Path, access: OFlags) -> Result<OwnedFd> {
     rustix::fs::open(path, access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY, rustix::fs::Mode::empty())
         .map_err(std::io::Error::from)
         .context(|| format!("open {}", path.display()))
+}
+
+fn is_fifo(end: &OwnedFd) -> Result<bool> {
+    let found = rustix::fs::fstat(end).map_err(std::io::Error::from).context(|| "look at an output".into())?;
+    Ok(rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Fifo)
 }
 
 /// A pipe: the end to read from, the end to write to.

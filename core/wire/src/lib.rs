@@ -3,15 +3,17 @@
 //!
 //! A shim serves [`task`] and [`sandbox`] and, where it is ours, [`extension`]. It calls [`events`], which the daemon
 //! serves. [`bootstrap`] is what a shim prints when it has started; [`outbox`] is where it keeps what the daemon has
-//! not acknowledged; [`stdio`] is how a task's output is described.
+//! not acknowledged; [`stdio`] is how a task's output is described. [`TaskPort`] speaks to shims of others as well.
 
 pub mod bootstrap;
 pub mod convert;
 pub mod extension;
 pub mod outbox;
+mod port;
 pub mod stdio;
 pub mod words;
 
+pub use port::TaskPort;
 pub use stdio::Stdio;
 
 pub use protobuf;

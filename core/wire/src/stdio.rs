@@ -118,7 +118,7 @@ fn escape(path: &str) -> String {
 }
 
 /// Undoes percent-encoding; nothing where it is broken.
-fn unescape(text: &str) -> Option<String> {
+pub fn unescape(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {

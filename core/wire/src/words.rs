@@ -5,6 +5,9 @@ pub const SHIM_NAME: &str = "containerd-shim-windlass-v1";
 /// The runtime name that stands for [`SHIM_NAME`].
 pub const RUNTIME_NAME: &str = "io.containerd.windlass.v1";
 
+/// The header of a ttrpc request that names the namespace, which shims of others ask for.
+pub const NAMESPACE_HEADER: &str = "containerd-namespace-ttrpc";
+
 /// Environment of a shim: the socket where the daemon serves ttrpc events.
 pub const ENV_TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 /// Environment of a shim: the socket where the daemon serves gRPC.

@@ -38,6 +38,7 @@ struct Options {
     cgroup: String,
     answer: i32,
     systemd: bool,
+    no_pivot: bool,
     console: Option<PathBuf>,
     process: Option<PathBuf>,
     pid: u32,
@@ -76,6 +77,7 @@ impl Options {
         while let Some(name) = arguments.next() {
             match name.to_str() {
                 Some("--systemd") => options.systemd = true,
+                Some("--no-pivot") => options.no_pivot = true,
                 Some("--id") => options.id = text(arguments.next())?,
                 Some("--cgroup") => options.cgroup = text(arguments.next())?,
                 Some("--root") => options.root = text(arguments.next())?.into(),
@@ -123,6 +125,7 @@ fn create(options: &Options) -> Result<u32> {
         .builder()?
         .as_init(bundle.unwrap_or(&options.bundle))
         .with_systemd(options.systemd)
+        .with_no_pivot(options.no_pivot)
         .as_sibling(true)
         .with_detach(true)
         .build()

@@ -15,6 +15,7 @@ use crate::bundle::Bundle;
 use crate::oci::{Call, Verb};
 use crate::process::Process;
 use crate::serve::Reply;
+use crate::stdio::Io;
 
 /// How long killed processes may take to leave their cgroup, and systemd to remove it.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -91,9 +92,14 @@ impl Pod {
             self.exits.finish_call();
         }
         let (layout, limit) = (self.limits.layout.clone(), self.call_limit);
+        // Nothing of ours may hold the pipes that a logging program reads to their end.
+        let logger = container.init.io.take_if(|io| io.has_logger()).and_then(Io::into_logger);
         let container = id.to_owned();
         self.work.spawn(async move {
             let result = take_away(&layout, &bundle, call, limit).await;
+            if let Some(logger) = logger {
+                logger.finish().await;
+            }
             Done::Removed { container, result, failed }
         });
     }

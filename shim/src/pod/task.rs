@@ -1,6 +1,7 @@
 //! The verbs that change a container: create, start, exec, kill, update, pause, resume, its input and terminal.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use windlass_model::event::Event;
@@ -22,18 +23,21 @@ use crate::oci::console::Console;
 use crate::oci::{self, Call};
 use crate::process::Process;
 use crate::serve::Reply;
+use crate::stdio::logger::Whose;
 use crate::stdio::{Io, Wish};
 
 impl Pod {
     pub(super) fn create(&mut self, request: CreateTaskRequest, reply: Reply<CreateTaskResponse>) {
         let id = request.id.clone();
         match self.prepare(request) {
-            Ok((call, console)) => self.follow(call, Purpose::Create { container: id, console, reply }),
+            Ok((call, console, ready)) => {
+                self.follow(call, ready, Purpose::Create { container: id, console, reply });
+            }
             Err(error) => answer(reply, Err(error)),
         }
     }
 
-    fn prepare(&mut self, request: CreateTaskRequest) -> Result<(Call, Option<Console>)> {
+    fn prepare(&mut self, request: CreateTaskRequest) -> Result<(Call, Option<Console>, Option<OwnedFd>)> {
         let id: Id = request.id.parse()?;
         if self.containers.contains_key(id.as_str()) {
             return Err(Error::already_exists(format!("container {id}")));
@@ -42,28 +46,32 @@ impl Pod {
             return Err(Error::unimplemented("restoring a checkpoint"));
         }
         let options = options(&request.options)?;
-        let binary = if options.binary_name.is_empty() { &self.sandbox.runtime } else { &options.binary_name };
-        let runtime = (!binary.is_empty()).then(|| PathBuf::from(binary));
+        let runtime =
+            runtime(if options.binary_name.is_empty() { &self.sandbox.runtime } else { &options.binary_name });
         let path = Path::new(&request.bundle);
         let mut bundle = Bundle::load(id.as_str(), path, request.terminal, runtime, &self.limits)?;
-        if !options.root.is_empty() {
-            bundle.state = PathBuf::from(options.root);
+        bundle.heed(&options, self.namespace.as_str());
+        if !options.shim_cgroup.is_empty() && !self.sandbox.is_pod() {
+            self.limits.layout.create(&options.shim_cgroup)?;
+            self.limits.layout.enter(&options.shim_cgroup)?;
         }
         let wish =
             Wish { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
         let mounts: Vec<_> = request.rootfs.into_iter().map(convert::from_mount).collect();
         bundle.note(&self.bundle)?;
         let begun = bundle.mount(&mounts).and_then(|()| {
-            let (io, ends) = Io::prepare(&wish, bundle.owner)?;
+            let whose = Whose { id: id.as_str(), namespace: self.namespace.as_str() };
+            let (io, ends) = Io::prepare(&wish, bundle.owner, whose)?;
             let console = wish.terminal.then(|| Console::listen(&bundle.path, "tty.sock")).transpose()?;
             let path = console.as_ref().map(Console::path);
             let call = self.caller.call(&bundle, &oci::Verb::Create, options.systemd_cgroup, path, Some(ends))?;
             Ok((io, console, call))
         });
-        let (io, console, call) = begun.inspect_err(|_| {
+        let (mut io, console, call) = begun.inspect_err(|_| {
             bundle.clear().ok();
             bundle.forget(&self.bundle);
         })?;
+        let ready = io.take_ready();
         let mut init = Process::new(wish);
         init.io = Some(io);
         init.busy = true;
@@ -76,7 +84,7 @@ impl Pod {
             removal: None,
         };
         self.containers.insert(request.id, container);
-        Ok((call, console))
+        Ok((call, console, ready))
     }
 
     pub(super) fn start(&mut self, request: StartRequest, reply: Reply<StartResponse>) {
@@ -90,10 +98,12 @@ impl Pod {
                 answer(reply, Ok(StartResponse { pid, ..StartResponse::default() }));
                 self.outbox.publish(Event::TaskStart { container: request.id, pid });
             }
-            Ok(Begun::Init(call)) => self.follow(call, Purpose::Start { container: request.id, reply }),
+            Ok(Begun::Init(call)) => self.follow(call, None, Purpose::Start { container: request.id, reply }),
             Ok(Begun::Exec(call, console, file)) => {
                 let (container, exec) = (request.id, request.exec_id);
-                self.follow(call, Purpose::Exec { container, exec, console, file, reply });
+                let io = self.process(&container, &exec).ok().and_then(|process| process.io.as_mut());
+                let ready = io.and_then(Io::take_ready);
+                self.follow(call, ready, Purpose::Exec { container, exec, console, file, reply });
             }
             Err(error) => answer(reply, Err(error)),
         }
@@ -126,7 +136,8 @@ impl Pod {
         let file = bundle.state.join(format!("exec-{name}.json"));
         let owner = bundle::write_process(&file, &exec.spec, exec.process.wish.terminal, &self.limits)?;
         let owner = bundle.outside(owner);
-        let (io, ends) = Io::prepare(&exec.process.wish, owner)?;
+        let whose = Whose { id: name, namespace: self.namespace.as_str() };
+        let (io, ends) = Io::prepare(&exec.process.wish, owner, whose)?;
         let socket = format!("tty-{name}.sock");
         let terminal = exec.process.wish.terminal;
         let console = terminal.then(|| Console::listen(&bundle.path, &socket)).transpose()?;
@@ -182,7 +193,7 @@ impl Pod {
 
     pub(super) fn update(&mut self, request: UpdateTaskRequest, reply: Reply<Empty>) {
         match self.begin_update(&request) {
-            Ok((call, file)) => self.follow(call, Purpose::Update { file, reply }),
+            Ok((call, file)) => self.follow(call, None, Purpose::Update { file, reply }),
             Err(error) => answer(reply, Err(error)),
         }
     }
@@ -252,6 +263,12 @@ enum Begun {
     Init(Call),
     /// A runtime was called for an exec.
     Exec(Call, Option<Console>, PathBuf),
+}
+
+/// The OCI runtime that a client names: an executable by path, or by a name that is looked for. Nothing is the one built in,
+/// and so is plain `runc`, which Docker says for every container whose user chose none.
+fn runtime(name: &str) -> Option<PathBuf> {
+    (!matches!(name, "" | "runc")).then(|| PathBuf::from(name))
 }
 
 /// What the client says about the runtime; nothing said is all defaults.

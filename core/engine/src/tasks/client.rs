@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use windlass_model::process::Exit;
-use windlass_model::{Context, Error, Id, Kind, Result};
+use windlass_model::{Context, Error, Id, Kind, Namespace, Result};
 use windlass_wire::bootstrap::Bootstrap;
 use windlass_wire::extension::{AttachRequest, EndExecsRequest, ExtensionClient, ReopenLogRequest};
 use windlass_wire::protobuf::MessageField;
@@ -24,14 +24,15 @@ use windlass_wire::sandbox::{
 };
 use windlass_wire::task::{
     CloseIORequest, ConnectRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest,
-    PidsRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StateRequest, TaskClient,
-    UpdateTaskRequest, WaitRequest,
+    PidsRequest, ProcessInfo as ProcessInfoWord, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest,
+    StateRequest, StatsRequest, UpdateTaskRequest, WaitRequest,
 };
 use windlass_wire::ttrpc::asynchronous::{Client as Transport, transport::Socket};
 use windlass_wire::ttrpc::context::Context as Metadata;
-use windlass_wire::{convert, ttrpc, words};
+use windlass_wire::{TaskPort, convert, ttrpc, words};
 
-use super::{Booted, PodOptions, TaskState};
+use super::{Booted, Member, PodOptions, ProcessInfo, TaskState};
+use crate::TypedBytes;
 
 /// For calls that a shim answers from its memory.
 pub(super) const QUICK: Duration = Duration::from_secs(5);
@@ -43,11 +44,12 @@ pub(super) const STOP: Duration = Duration::from_secs(15);
 /// A connection to a shim; clones share it and may call at the same time.
 #[derive(Clone)]
 pub(super) struct Client {
-    task: TaskClient,
+    task: TaskPort,
     sandbox: SandboxClient,
     extension: ExtensionClient,
     /// The sandbox's process, once it is known; it never changes while the connection stands.
     pid: Arc<OnceLock<u32>>,
+    namespace: Namespace,
 }
 
 /// Ends when the connection does. The shim itself may still live.
@@ -72,11 +74,12 @@ impl Client {
     ///
     /// # Errors
     /// [`Kind::NotFound`] where nothing listens there: that shim is dead. [`Kind::DeadlineExceeded`] where the
-    /// connection is not taken. [`Kind::Unimplemented`] for a shim that does not speak task service 3 over ttrpc.
-    pub(super) async fn connect(bootstrap: &Bootstrap) -> Result<(Self, Closed)> {
+    /// connection is not taken. [`Kind::Unimplemented`] for a shim that speaks neither task service 2 nor 3 over ttrpc.
+    pub(super) async fn connect(bootstrap: &Bootstrap, namespace: &Namespace) -> Result<(Self, Closed)> {
         let Bootstrap { version, address, protocol } = bootstrap;
-        if *version != 3 || protocol != "ttrpc" {
-            let what = format!("the shim at {address} speaks task service {version} over {protocol}, not 3 over ttrpc");
+        if !matches!(version, 2 | 3) || protocol != "ttrpc" {
+            let what =
+                format!("the shim at {address} speaks task service {version} over {protocol}, not 2 or 3 over ttrpc");
             return Err(Error::unimplemented(what));
         }
         let path = bootstrap.socket().ok_or_else(|| Error::unimplemented(format!("shim address {address:?}")))?;
@@ -91,18 +94,25 @@ impl Client {
         let (sender, closed) = oneshot::channel();
         let transport = Transport::new(Socket::new(Watched { stream, _closed: sender }));
         let client = Self {
-            task: TaskClient::new(transport.clone()),
+            task: TaskPort::new(transport.clone(), *version)?,
             sandbox: SandboxClient::new(transport.clone()),
             extension: ExtensionClient::new(transport),
             pid: Arc::default(),
+            namespace: namespace.clone(),
         };
         Ok((client, Closed(closed)))
+    }
+
+    fn metadata(&self) -> Metadata {
+        let mut metadata = Metadata::default();
+        metadata.set(words::NAMESPACE_HEADER.into(), vec![self.namespace.to_string()]);
+        metadata
     }
 
     /// Asks for a sign of life; a shim without the sandbox service gives one by saying so.
     pub(super) async fn ping(&self, sandbox: &Id) -> Result<()> {
         let request = PingRequest { sandbox_id: sandbox.to_string(), ..PingRequest::default() };
-        match timeout(QUICK, self.sandbox.ping_sandbox(metadata(), &request)).await {
+        match timeout(QUICK, self.sandbox.ping_sandbox(self.metadata(), &request)).await {
             Ok(Ok(_) | Err(ttrpc::Error::RpcStatus(_))) => Ok(()),
             Ok(Err(error)) => Err(convert::from_error(error)),
             Err(_) => Err(silent("PingSandbox", QUICK)),
@@ -117,9 +127,9 @@ impl Client {
             options: MessageField::some(convert::any(words::TYPE_POD_OPTIONS, &wire_options(options))?),
             ..CreateSandboxRequest::default()
         };
-        call(SLOW, "CreateSandbox", self.sandbox.create_sandbox(metadata(), &create)).await?;
+        call(SLOW, "CreateSandbox", self.sandbox.create_sandbox(self.metadata(), &create)).await?;
         let start = StartSandboxRequest { sandbox_id: sandbox.to_string(), ..StartSandboxRequest::default() };
-        let started = call(SLOW, "StartSandbox", self.sandbox.start_sandbox(metadata(), &start)).await?;
+        let started = call(SLOW, "StartSandbox", self.sandbox.start_sandbox(self.metadata(), &start)).await?;
         let _ = self.pid.set(started.pid);
         Ok(Booted { pid: started.pid, created_at: convert::from_timestamp(&started.created_at) })
     }
@@ -130,7 +140,7 @@ impl Client {
             return Ok(*pid);
         }
         let request = SandboxStatusRequest { sandbox_id: sandbox.to_string(), ..SandboxStatusRequest::default() };
-        let pid = call(QUICK, "SandboxStatus", self.sandbox.sandbox_status(metadata(), &request)).await?.pid;
+        let pid = call(QUICK, "SandboxStatus", self.sandbox.sandbox_status(self.metadata(), &request)).await?.pid;
         if pid != 0 {
             let _ = self.pid.set(pid);
         }
@@ -144,70 +154,83 @@ impl Client {
             timeout_secs: STOP.as_secs() as u32,
             ..StopSandboxRequest::default()
         };
-        call(STOP, "StopSandbox", self.sandbox.stop_sandbox(metadata(), &request)).await.map(drop)
+        call(STOP, "StopSandbox", self.sandbox.stop_sandbox(self.metadata(), &request)).await.map(drop)
     }
 
     /// Ends the shim of a sandbox.
     pub(super) async fn shutdown(&self, sandbox: &Id) -> Result<()> {
         let request = ShutdownSandboxRequest { sandbox_id: sandbox.to_string(), ..ShutdownSandboxRequest::default() };
-        call(QUICK, "ShutdownSandbox", self.sandbox.shutdown_sandbox(metadata(), &request)).await.map(drop)
+        call(QUICK, "ShutdownSandbox", self.sandbox.shutdown_sandbox(self.metadata(), &request)).await.map(drop)
     }
 
     /// Ends the shim of a container that has one of its own.
     pub(super) async fn shutdown_task(&self, id: &Id) -> Result<()> {
         let request = ShutdownRequest { id: id.to_string(), now: true, ..ShutdownRequest::default() };
-        call(QUICK, "Shutdown", self.task.shutdown(metadata(), &request)).await.map(drop)
+        call(QUICK, "Shutdown", self.task.shutdown(self.metadata(), &request)).await.map(drop)
     }
 
     /// The shim's own process, as it says.
     pub(super) async fn shim_pid(&self, id: &Id) -> Result<u32> {
         let request = ConnectRequest { id: id.to_string(), ..ConnectRequest::default() };
-        call(QUICK, "Connect", self.task.connect(metadata(), &request)).await.map(|answer| answer.shim_pid)
+        call(QUICK, "Connect", self.task.connect(self.metadata(), &request)).await.map(|answer| answer.shim_pid)
     }
 
     pub(super) async fn create(&self, request: &CreateTaskRequest) -> Result<u32> {
-        call(SLOW, "Create", self.task.create(metadata(), request)).await.map(|answer| answer.pid)
+        call(SLOW, "Create", self.task.create(self.metadata(), request)).await.map(|answer| answer.pid)
     }
 
     /// Starts a task, or the exec of that name; answers the process.
     pub(super) async fn start(&self, id: &Id, exec: &str) -> Result<u32> {
         let request = StartRequest { id: id.to_string(), exec_id: exec.to_owned(), ..StartRequest::default() };
-        call(SLOW, "Start", self.task.start(metadata(), &request)).await.map(|answer| answer.pid)
+        call(SLOW, "Start", self.task.start(self.metadata(), &request)).await.map(|answer| answer.pid)
     }
 
     pub(super) async fn state(&self, id: &Id) -> Result<TaskState> {
-        let request = StateRequest { id: id.to_string(), ..StateRequest::default() };
-        let answer = call(QUICK, "State", self.task.state(metadata(), &request)).await?;
+        self.describe(id, "").await.map(|info| info.state)
+    }
+
+    /// What a task's first process is and where its streams go, or the exec of that name.
+    pub(super) async fn describe(&self, id: &Id, exec: &str) -> Result<ProcessInfo> {
+        let request = StateRequest { id: id.to_string(), exec_id: exec.to_owned(), ..StateRequest::default() };
+        let answer = call(QUICK, "State", self.task.state(self.metadata(), &request)).await?;
         let exit = Exit { status: answer.exit_status, at: convert::from_timestamp(&answer.exited_at) };
-        Ok(TaskState {
+        let state = TaskState {
             state: convert::from_state(answer.status),
             pid: answer.pid,
             exit: exit.at.happened().then_some(exit),
+        };
+        Ok(ProcessInfo {
+            id: if exec.is_empty() { id.to_string() } else { exec.to_owned() },
+            state,
+            stdin: answer.stdin,
+            stdout: answer.stdout,
+            stderr: answer.stderr,
+            terminal: answer.terminal,
         })
     }
 
     pub(super) async fn kill(&self, id: &Id, exec: &str, signal: u32, all: bool) -> Result<()> {
         let request =
             KillRequest { id: id.to_string(), exec_id: exec.to_owned(), signal, all, ..KillRequest::default() };
-        call(SLOW, "Kill", self.task.kill(metadata(), &request)).await.map(drop)
+        call(SLOW, "Kill", self.task.kill(self.metadata(), &request)).await.map(drop)
     }
 
     /// Forgets an ended task, or the ended exec of that name; answers its process and how it ended.
     pub(super) async fn delete(&self, id: &Id, exec: &str) -> Result<(u32, Exit)> {
         let request = DeleteRequest { id: id.to_string(), exec_id: exec.to_owned(), ..DeleteRequest::default() };
-        let answer = call(SLOW, "Delete", self.task.delete(metadata(), &request)).await?;
+        let answer = call(SLOW, "Delete", self.task.delete(self.metadata(), &request)).await?;
         Ok((answer.pid, Exit { status: answer.exit_status, at: convert::from_timestamp(&answer.exited_at) }))
     }
 
     /// Waits for the end of an exec, however long that takes.
     pub(super) async fn wait_exec(&self, id: &Id, exec: &str) -> Result<Exit> {
         let request = WaitRequest { id: id.to_string(), exec_id: exec.to_owned(), ..WaitRequest::default() };
-        let answer = self.task.wait(metadata(), &request).await.map_err(convert::from_error)?;
+        let answer = self.task.wait(self.metadata(), &request).await.map_err(convert::from_error)?;
         Ok(Exit { status: answer.exit_status, at: convert::from_timestamp(&answer.exited_at) })
     }
 
     pub(super) async fn exec(&self, request: &ExecProcessRequest) -> Result<()> {
-        call(SLOW, "Exec", self.task.exec(metadata(), request)).await.map(drop)
+        call(SLOW, "Exec", self.task.exec(self.metadata(), request)).await.map(drop)
     }
 
     /// Changes the size of a task's terminal, or of that of the exec of that name.
@@ -219,18 +242,18 @@ impl Client {
             height: height.into(),
             ..ResizePtyRequest::default()
         };
-        call(QUICK, "ResizePty", self.task.resize_pty(metadata(), &request)).await.map(drop)
+        call(QUICK, "ResizePty", self.task.resize_pty(self.metadata(), &request)).await.map(drop)
     }
 
     /// Lets a process see the end of its input.
     pub(super) async fn close_stdin(&self, id: &Id, exec: &str) -> Result<()> {
         let request =
             CloseIORequest { id: id.to_string(), exec_id: exec.to_owned(), stdin: true, ..CloseIORequest::default() };
-        call(QUICK, "CloseIO", self.task.close_io(metadata(), &request)).await.map(drop)
+        call(QUICK, "CloseIO", self.task.close_io(self.metadata(), &request)).await.map(drop)
     }
 
     pub(super) async fn attach(&self, request: &AttachRequest) -> Result<()> {
-        call(QUICK, "Attach", self.extension.attach(metadata(), request)).await.map(drop)
+        call(QUICK, "Attach", self.extension.attach(self.metadata(), request)).await.map(drop)
     }
 
     /// Ends the execs whose names begin with `prefix`, of one container or of all; says how many there were.
@@ -241,35 +264,45 @@ impl Client {
             grace_seconds: u32::try_from(grace.as_secs()).unwrap_or(u32::MAX),
             ..EndExecsRequest::default()
         };
-        call(QUICK, "EndExecs", self.extension.end_execs(metadata(), &request)).await.map(|answer| answer.ended)
+        call(QUICK, "EndExecs", self.extension.end_execs(self.metadata(), &request)).await.map(|answer| answer.ended)
     }
 
-    pub(super) async fn pids(&self, id: &Id) -> Result<Vec<u32>> {
+    pub(super) async fn pids(&self, id: &Id) -> Result<Vec<Member>> {
         let request = PidsRequest { id: id.to_string(), ..PidsRequest::default() };
-        let answer = call(QUICK, "Pids", self.task.pids(metadata(), &request)).await?;
-        Ok(answer.processes.iter().map(|process| process.pid).collect())
+        let answer = call(QUICK, "Pids", self.task.pids(self.metadata(), &request)).await?;
+        let member =
+            |process: ProcessInfoWord| Member { pid: process.pid, details: process.info.into_option().map(typed) };
+        Ok(answer.processes.into_iter().map(member).collect())
+    }
+
+    /// What a task has used, in the words of its shim.
+    pub(super) async fn stats(&self, id: &Id) -> Result<TypedBytes> {
+        let request = StatsRequest { id: id.to_string(), ..StatsRequest::default() };
+        let answer = call(QUICK, "Stats", self.task.stats(self.metadata(), &request)).await?;
+        let missing = || Error::unavailable(format!("the shim tells nothing of what {id} uses"));
+        answer.stats.into_option().map(typed).ok_or_else(missing)
     }
 
     pub(super) async fn pause(&self, id: &Id) -> Result<()> {
         let request = PauseRequest { id: id.to_string(), ..PauseRequest::default() };
-        call(SLOW, "Pause", self.task.pause(metadata(), &request)).await.map(drop)
+        call(SLOW, "Pause", self.task.pause(self.metadata(), &request)).await.map(drop)
     }
 
     pub(super) async fn resume(&self, id: &Id) -> Result<()> {
         let request = ResumeRequest { id: id.to_string(), ..ResumeRequest::default() };
-        call(SLOW, "Resume", self.task.resume(metadata(), &request)).await.map(drop)
+        call(SLOW, "Resume", self.task.resume(self.metadata(), &request)).await.map(drop)
     }
 
     pub(super) async fn update(&self, id: &Id, resources: Vec<u8>) -> Result<()> {
         let resources = Any { type_url: words::TYPE_RESOURCES.into(), value: resources, ..Any::default() };
         let resources = MessageField::some(resources);
         let request = UpdateTaskRequest { id: id.to_string(), resources, ..UpdateTaskRequest::default() };
-        call(SLOW, "Update", self.task.update(metadata(), &request)).await.map(drop)
+        call(SLOW, "Update", self.task.update(self.metadata(), &request)).await.map(drop)
     }
 
     pub(super) async fn reopen_log(&self, id: &Id) -> Result<()> {
         let request = ReopenLogRequest { container_id: id.to_string(), ..ReopenLogRequest::default() };
-        call(QUICK, "ReopenLog", self.extension.reopen_log(metadata(), &request)).await.map(drop)
+        call(QUICK, "ReopenLog", self.extension.reopen_log(self.metadata(), &request)).await.map(drop)
     }
 }
 
@@ -279,8 +312,8 @@ fn is_dead(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | NotFound | NotADirectory)
 }
 
-fn metadata() -> Metadata {
-    Metadata::default()
+fn typed(any: Any) -> TypedBytes {
+    TypedBytes { type_url: any.type_url, value: any.value }
 }
 
 fn silent(verb: &str, limit: Duration) -> Error {

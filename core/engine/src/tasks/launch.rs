@@ -26,6 +26,10 @@ const MAX_OUTPUT: u64 = 64 * 1024;
 /// The longest piece of an output that is put into an error, in bytes.
 const MAX_SHOWN: usize = 1024;
 
+/// The names that our shim goes by: its own, and those of the runtime that it takes the place of.
+const OURS: &[&str] =
+    &[words::RUNTIME_NAME, "io.containerd.runc.v2", "io.containerd.runc.v1", "io.containerd.runtime.v1.linux"];
+
 /// A shim's executable with everything it is told.
 #[derive(Clone, Debug)]
 pub(super) struct Launcher {
@@ -37,14 +41,15 @@ pub(super) struct Launcher {
     pub(super) patience: Duration,
 }
 
-/// The executable of a runtime name: ours for our name and for the one that Docker and ctr ask for; a path as it is;
+/// The executable of a runtime name: ours for our name and for those that Docker and ctr ask for; a path as it is;
 /// `io.containerd.kata.v2` is `containerd-shim-kata-v2` on the search path.
 ///
 /// # Errors
 /// `InvalidArgument` for a name that is none; `NotFound` where the executable is missing.
 pub(super) fn resolve(config: &ShimConfig, shim: Option<&str>) -> Result<PathBuf> {
     let name = match shim {
-        None | Some("" | words::RUNTIME_NAME | "io.containerd.runc.v2") => return Ok(config.shim.clone()),
+        None | Some("") => return Ok(config.shim.clone()),
+        Some(name) if OURS.contains(&name) => return Ok(config.shim.clone()),
         Some(path) if path.starts_with('/') => return Ok(path.into()),
         Some(name) => name,
     };

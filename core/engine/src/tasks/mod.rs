@@ -5,9 +5,10 @@
 //! <state>/bundles/<namespace>/<container>/   config.json rootfs/ exec/ sandbox exit.json        (written here)
 //! ```
 //!
-//! `sandbox` names the shim that a container lives in, so that a new daemon needs no records to find it; `exit.json` is
-//! written only where the shim is no more and cannot be asked. [`Roster`] has one owner task for each shim; [`Tasks`] is
-//! one namespace's view of it.
+//! `sandbox` names the shim that a container lives in, so that a new daemon needs no records to find it. `exit.json` says
+//! how a task ended: where its shim is no more and cannot be asked, and where that was told already, lest the next daemon
+//! tells it again. A shim of another's making has its log in a FIFO of that name. [`Roster`] has one owner task for each
+//! shim; [`Tasks`] is one namespace's view of it.
 
 mod attach;
 mod bundle;
@@ -17,9 +18,11 @@ mod events_server;
 mod exec;
 mod exec_sync;
 mod launch;
+mod named;
 mod owner;
 mod process;
 mod roster;
+mod shim_log;
 mod streams;
 mod table;
 mod task;
@@ -30,6 +33,8 @@ use std::time::Duration;
 
 use windlass_model::process::{Exit, State};
 use windlass_model::{Id, Mount, Timestamp};
+
+use crate::TypedBytes;
 
 pub use attach::Attached;
 pub use events_server::serve_events;
@@ -132,10 +137,12 @@ pub struct TaskRuntime {
     pub binary: Option<PathBuf>,
     /// The specification's cgroup is in systemd's words and systemd makes it.
     pub systemd_cgroup: bool,
+    /// What a client tells the shim itself, in place of the two above.
+    pub options: Option<TypedBytes>,
 }
 
 /// What is known about a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskState {
     /// Where it is in its life.
     pub state: State,
@@ -143,6 +150,51 @@ pub struct TaskState {
     pub pid: u32,
     /// How it ended, where it did.
     pub exit: Option<Exit>,
+}
+
+/// What a client is told of a container's first process, or of an exec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// The container's id, or the exec's.
+    pub id: String,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// Where its input comes from, as it was asked for; empty where that is not known any more.
+    pub stdin: String,
+    /// Where its output goes.
+    pub stdout: String,
+    /// Where its errors go.
+    pub stderr: String,
+    /// It has a terminal.
+    pub terminal: bool,
+}
+
+/// A process that runs in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id on the host.
+    pub pid: u32,
+    /// What the shim says of it.
+    pub details: Option<TypedBytes>,
+}
+
+/// A program to run in a container under a name that the client gives, with streams that it looks after.
+#[derive(Clone, Debug)]
+pub struct AddExec {
+    /// The container.
+    pub container: Id,
+    /// Its name, unique in the container.
+    pub id: Id,
+    /// The OCI `Process`, JSON.
+    pub process: Vec<u8>,
+    /// Give it a terminal.
+    pub terminal: bool,
+    /// Where stdin comes from, as in [`CreateTask`].
+    pub stdin: String,
+    /// Where stdout goes to.
+    pub stdout: String,
+    /// Where stderr goes to.
+    pub stderr: String,
 }
 
 /// A program to run in a container, with streams to whoever asks for it.

@@ -26,6 +26,7 @@ use super::exec::PREFIX;
 use super::launch::{Launcher, PATIENCE};
 use super::process::{self, Process};
 use super::roster::Inner;
+use super::shim_log::{self, ShimLog};
 use super::table::Key;
 use super::{BootSandbox, Booted, death};
 use crate::blocking;
@@ -94,6 +95,8 @@ pub(super) struct Owner {
     phase: watch::Sender<Phase>,
     /// False for the shim of a single container.
     sandbox: bool,
+    /// What a shim of another's making has to say.
+    log: Option<ShimLog>,
 }
 
 impl Owner {
@@ -104,7 +107,7 @@ impl Owner {
         phase: watch::Sender<Phase>,
     ) -> Self {
         let bundle = roster.bundles.of(&key.0, &key.1);
-        Self { roster, key, bundle, mailbox, phase, sandbox: true }
+        Self { roster, key, bundle, mailbox, phase, sandbox: true, log: None }
     }
 
     /// Lives until the shim is gone or the daemon stops.
@@ -170,7 +173,7 @@ impl Owner {
         Ok((line, booted))
     }
 
-    async fn launch(&self, shim: Option<&str>) -> Result<Line> {
+    async fn launch(&mut self, shim: Option<&str>) -> Result<Line> {
         let binary = self.roster.resolve(shim)?;
         let (bundle, other) = (self.bundle.clone(), (binary != self.roster.config.shim).then(|| binary.clone()));
         blocking(move || {
@@ -178,12 +181,21 @@ impl Owner {
             other.map_or(Ok(()), |binary| bundle.set_binary(&binary))
         })
         .await?;
+        self.follow_log()?;
         let bootstrap = self.launcher(binary).start().await?;
         let bundle = self.bundle.clone();
         let kept = bootstrap.clone();
         // Ours has written it already; the next daemon needs it from others as well.
         blocking(move || bundle.keep_bootstrap(&kept)).await?;
         self.dial(&bootstrap).await
+    }
+
+    /// Our shim writes a file; the others need somebody who reads.
+    fn follow_log(&mut self) -> Result<()> {
+        if self.log.is_none() && self.bundle.binary().is_some() {
+            self.log = Some(shim_log::follow(self.bundle.path())?);
+        }
+        Ok(())
     }
 
     fn launcher(&self, binary: std::path::PathBuf) -> Launcher {
@@ -198,7 +210,7 @@ impl Owner {
     }
 
     async fn dial(&self, bootstrap: &Bootstrap) -> Result<Line> {
-        let (client, closed) = Client::connect(bootstrap).await?;
+        let (client, closed) = Client::connect(bootstrap, &self.key.0).await?;
         let pid = match self.bundle.shim_pid() {
             Some(pid) => Some(pid),
             // A shim may well refuse this before it has a task; its process is a comfort, not a need.
@@ -257,6 +269,9 @@ impl Owner {
     async fn connecting(&mut self, lost: bool) -> State {
         if lost {
             self.phase.send_replace(Phase::Connecting);
+        }
+        if let Err(error) = self.follow_log() {
+            tracing::warn!(%error, "the shim's log is not read");
         }
         loop {
             let reached = tokio::select! {

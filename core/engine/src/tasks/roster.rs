@@ -213,28 +213,50 @@ impl Roster {
 impl Inner {
     /// See [`Roster::take`].
     pub(super) fn take(&self, namespace: &Namespace, event: Event) {
-        if let Event::TaskExit { container, process, pid, status, at } = &event
-            && (process == container || process.is_empty())
-            && let Some(entry) = container.parse().ok().and_then(|id: Id| self.tasks.get(namespace, &id))
-        {
-            if entry.pid() == 0 {
-                entry.set_pid(*pid);
+        let ended = match &event {
+            Event::TaskExit { container, process, pid, status, at } if process == container || process.is_empty() => {
+                let entry = container.parse().ok().and_then(|id: Id| self.tasks.get(namespace, &id));
+                if let Some(entry) = &entry {
+                    if entry.pid() == 0 {
+                        entry.set_pid(*pid);
+                    }
+                    if !entry.end(Exit { status: *status, at: *at }) {
+                        return;
+                    }
+                }
+                entry
             }
-            if !entry.end(Exit { status: *status, at: *at }) {
-                return;
-            }
-        }
+            _ => None,
+        };
         self.publish(namespace, event);
+        if let Some(entry) = ended {
+            self.note_told(&entry);
+        }
     }
 
     /// Takes the end of a task that no shim reported.
-    pub(super) fn take_exit(&self, entry: &Entry, exit: Exit) {
+    pub(super) fn take_exit(&self, entry: &Arc<Entry>, exit: Exit) {
         if entry.end(exit) {
             let container = entry.id.to_string();
             let process = container.clone();
             let event = Event::TaskExit { container, process, pid: entry.pid(), status: exit.status, at: exit.at };
             self.publish(&entry.namespace, event);
+            self.note_told(entry);
         }
+    }
+
+    /// Writes down that the end of a task with a shim of its own was told: it may stay, ended, as long as its client
+    /// likes, and the next daemon is not to tell it again. Pods' are told to the CRI's server only, which knows them.
+    fn note_told(&self, entry: &Arc<Entry>) {
+        if entry.shim != entry.id {
+            return;
+        }
+        let entry = entry.clone();
+        self.owners.spawn_blocking(move || {
+            if let Err(error) = entry.keep_exit() {
+                tracing::warn!(container = %entry.id, %error, "an exit may be told once more");
+            }
+        });
     }
 
     pub(super) fn publish(&self, namespace: &Namespace, event: Event) {

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use windlass_model::process::{Exit, State};
 use windlass_model::{Error, Id, Namespace, Result, Timestamp};
 use windlass_wire::protobuf::MessageField;
+use windlass_wire::protobuf::well_known_types::any::Any;
 use windlass_wire::task::{CreateTaskRequest, Options};
 use windlass_wire::{convert, words};
 
@@ -17,13 +18,16 @@ use super::roster::Roster;
 use super::streams::TaskStreams;
 use super::table::{Entry, Key};
 use super::{
-    AttachTask, Attached, BootSandbox, Booted, CreateTask, ExecOutput, ExecSync, StartExec, TaskState, attach, exec,
-    exec_sync,
+    AttachTask, Attached, BootSandbox, Booted, CreateTask, ExecOutput, ExecSync, Member, StartExec, TaskRuntime,
+    TaskState, attach, exec, exec_sync,
 };
-use crate::{Tenant, blocking};
+use crate::{Tenant, TypedBytes, blocking};
 
 /// How often a waiter asks the shim itself, should its event be lost.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a shim's word of a task's end may be behind its answer that the task is deleted.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// How long execs that end with their task may take to be answered before it is deleted.
 const LAST_EXECS: Duration = Duration::from_secs(2);
@@ -109,13 +113,10 @@ impl Tasks {
         blocking(move || bundle.fill(&shim, &spec)).await?;
         let key = self.key(&entry.shim);
         if sandbox.is_none() {
-            self.roster.boot(key.clone(), |reply| Birth::Task(runtime.shim, reply)).await?;
+            let shim = runtime.shim.clone();
+            self.roster.boot(key.clone(), |reply| Birth::Task(shim, reply)).await?;
         }
-        let options = Options {
-            binary_name: runtime.binary.map(|path| path.display().to_string()).unwrap_or_default(),
-            systemd_cgroup: runtime.systemd_cgroup,
-            ..Options::default()
-        };
+        let options = options(runtime)?;
         let request = CreateTaskRequest {
             id: id.to_string(),
             bundle: entry.bundle.path().display().to_string(),
@@ -124,7 +125,7 @@ impl Tasks {
             stdin,
             stdout,
             stderr,
-            options: MessageField::some(convert::any(words::TYPE_RUNC_OPTIONS, &options)?),
+            options,
             ..CreateTaskRequest::default()
         };
         let pid = self.roster.client(&key).await?.create(&request).await?;
@@ -236,7 +237,11 @@ impl Tasks {
         }
         let exit = match self.roster.client(&key).await {
             Ok(client) => match client.delete(id, "").await {
-                Ok((_, exit)) => Some(exit),
+                Ok((_, exit)) => {
+                    // What the shim tells in order (the start, the end) is not to be overtaken by what is told here.
+                    let _ = timeout(LAST_WORD, entry.wait()).await;
+                    Some(exit)
+                }
                 Err(error) if error.is_not_found() => None,
                 Err(error) => return Err(error),
             },
@@ -290,9 +295,15 @@ impl Tasks {
     }
 
     /// The processes of a task.
-    pub async fn pids(&self, id: &Id) -> Result<Vec<u32>> {
+    pub async fn pids(&self, id: &Id) -> Result<Vec<Member>> {
         let (_, client) = self.reach(id).await?;
         client.pids(id).await
+    }
+
+    /// What a task has used: `io.containerd.cgroups.v1.Metrics`, or version 2's, or what its shim has instead.
+    pub async fn stats(&self, id: &Id) -> Result<TypedBytes> {
+        let (_, client) = self.reach(id).await?;
+        client.stats(id).await
     }
 
     /// Changes the limits of a task; `resources` is OCI's `LinuxResources`, JSON.
@@ -313,19 +324,41 @@ impl Tasks {
         client.resume(id).await
     }
 
+    /// A task's first process; 0 where there is no task or that is not known.
+    pub fn pid(&self, id: &Id) -> u32 {
+        self.entry(id).map_or(0, |entry| entry.pid())
+    }
+
     /// The containers that have a task, in any state.
     pub fn list(&self) -> Vec<Id> {
         self.roster.inner().tasks.of_namespace(&self.namespace).iter().map(|entry| entry.id.clone()).collect()
     }
 
-    fn entry(&self, id: &Id) -> Result<Arc<Entry>> {
+    pub(super) fn entry(&self, id: &Id) -> Result<Arc<Entry>> {
         let found = self.roster.inner().tasks.get(&self.namespace, id);
         found.ok_or_else(|| Error::not_found(format!("container {id} has no task")))
     }
 
-    async fn reach(&self, id: &Id) -> Result<(Arc<Entry>, Client)> {
+    pub(super) async fn reach(&self, id: &Id) -> Result<(Arc<Entry>, Client)> {
         let entry = self.entry(id)?;
         let client = self.roster.client(&self.key(&entry.shim)).await?;
         Ok((entry, client))
     }
+}
+
+/// What the shim is told of the OCI runtime.
+fn options(runtime: TaskRuntime) -> Result<MessageField<Any>> {
+    if let Some(TypedBytes { type_url, value }) = runtime.options {
+        return Ok(MessageField::some(Any { type_url, value, ..Any::default() }));
+    }
+    if runtime.binary.is_none() && !runtime.systemd_cgroup {
+        // A shim of another's making may know no options of runc.
+        return Ok(MessageField::none());
+    }
+    let options = Options {
+        binary_name: runtime.binary.map(|path| path.display().to_string()).unwrap_or_default(),
+        systemd_cgroup: runtime.systemd_cgroup,
+        ..Options::default()
+    };
+    convert::any(words::TYPE_RUNC_OPTIONS, &options).map(MessageField::some)
 }

@@ -150,7 +150,8 @@ async fn an_executable_that_fails_says_why_and_leaves_nothing() {
         ("kill -9 $$", Kind::Unavailable, "signal: 9"),
         ("true", Kind::DataLoss, "start"),
         ("head -c 1000000 /dev/zero", Kind::Unavailable, "it said nothing"),
-        ("echo unix:///old", Kind::Unimplemented, "task service 2"),
+        ("echo unix:///old", Kind::NotFound, "/old"),
+        (r#"echo '{"version":4,"address":"unix:///a","protocol":"ttrpc"}'"#, Kind::Unimplemented, "task service 4"),
         (r#"echo '{"version":3,"address":"unix:///nowhere","protocol":"ttrpc"}'"#, Kind::NotFound, "nowhere"),
     ] {
         let house = House::new(script).await;

@@ -107,6 +107,7 @@ impl Server {
                 shim: None,
                 binary: runtime.binary,
                 systemd_cgroup: self.config.cgroup_driver == CgroupDriver::Systemd,
+                options: None,
             },
         };
         tasks.create(request).await?;

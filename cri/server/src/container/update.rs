@@ -115,7 +115,7 @@ impl Server {
                 (resources::oom_score(old.oom_score_adj, host()), resources::oom_score(new.oom_score_adj, host()));
             let processes = self.tenant.tasks().pids(&container.id).await.unwrap_or_default();
             blocking(move || {
-                processes.into_iter().for_each(|pid| rescore(pid, scores.0, scores.1));
+                processes.into_iter().for_each(|process| rescore(process.pid, scores.0, scores.1));
                 Ok(())
             })
             .await?;
