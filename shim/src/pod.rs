@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use windlass_model::event::TaskSetup;
 use windlass_model::process::Exit;
 use windlass_model::{Context, Error, Id, Namespace, Result};
 use windlass_sys::cgroup::Layout;
@@ -69,6 +70,21 @@ struct Container {
     oom: Option<Oom>,
     /// Who waits for its removal; somebody does from when it begins.
     removal: Option<Vec<Reply<DeleteResponse>>>,
+}
+
+impl Container {
+    /// What the event of its creation says of it.
+    fn setup(&self) -> TaskSetup {
+        let wish = &self.init.wish;
+        TaskSetup {
+            bundle: self.bundle.path.display().to_string(),
+            stdin: wish.stdin.clone(),
+            stdout: wish.stdout.clone(),
+            stderr: wish.stderr.clone(),
+            terminal: wish.terminal,
+            ..TaskSetup::default()
+        }
+    }
 }
 
 /// Another process in a container.

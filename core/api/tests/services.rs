@@ -43,6 +43,7 @@ async fn bench() -> Bench {
         drivers: vec![Arc::new(Native::open(at("snapshots")).expect("a driver"))],
         registry: registry::Config::default(),
         shim: tasks::ShimConfig { shim: at("shim"), events_address: at("events"), api_address: at("api") },
+        events: windlass_engine::events::Config::default(),
     });
     let core = core.await.expect("a core");
     let listener = tokio::net::UnixListener::bind(at("api")).expect("bind");

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use windlass_model::{Id, Namespace, Timestamp, event::Event, snapshotter::Labels};
+use windlass_model::{Id, Namespace, Timestamp, TypedBytes, event::Event, snapshotter::Labels};
 
 use crate::meta::{Table, schema};
-use crate::records::{Record, Records, RuntimeRef, TypedBytes};
+use crate::records::{Record, Records, RuntimeRef};
 
 /// A container as its client described it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,11 +80,21 @@ impl Record for ContainerRecord {
     fn times(&mut self) -> (&mut Timestamp, &mut Timestamp) {
         (&mut self.created_at, &mut self.updated_at)
     }
-    fn created(id: String) -> Event {
-        Event::ContainerCreate { id }
+    fn created(&self) -> Event {
+        Event::ContainerCreate {
+            id: self.id.to_string(),
+            image: self.image.clone(),
+            runtime: self.runtime.name.clone(),
+            options: self.runtime.options.clone(),
+        }
     }
-    fn updated(id: String) -> Option<Event> {
-        Some(Event::ContainerUpdate { id })
+    fn updated(&self) -> Option<Event> {
+        Some(Event::ContainerUpdate {
+            id: self.id.to_string(),
+            image: self.image.clone(),
+            labels: self.labels.clone(),
+            snapshot_key: self.snapshot_key.clone(),
+        })
     }
     fn deleted(id: String) -> Option<Event> {
         Some(Event::ContainerDelete { id })

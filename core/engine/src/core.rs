@@ -7,9 +7,9 @@ use std::sync::Arc;
 use windlass_model::{Context, Error, Kind, Namespace, Result, snapshotter::Snapshotter};
 use windlass_sys::fs::Lock;
 
-use crate::events::Events;
+use crate::events::{self, Events};
 use crate::gc::{self, GcStats};
-use crate::meta::{self, Sequence, schema::setting};
+use crate::meta;
 use crate::namespaces::Namespaces;
 use crate::{Tenant, content, images, registry, snapshots, tasks};
 
@@ -25,6 +25,8 @@ pub struct Options {
     pub registry: registry::Config,
     /// How shims are started.
     pub shim: tasks::ShimConfig,
+    /// Which events are kept.
+    pub events: events::Config,
 }
 
 /// One opened root; clones are the same core.
@@ -126,14 +128,17 @@ impl Core {
     pub async fn close(self) {
         self.0.collector.stop().await;
         self.0.roster.close().await;
+        if let Err(error) = self.0.events.settle().await {
+            tracing::warn!(%error, "the last events are not kept");
+        }
         self.0.db.close().await;
     }
 }
 
 impl Inner {
     async fn open(options: Options, db: meta::Db, lock: Lock) -> Result<Self> {
-        let Options { root, state, drivers, registry, shim } = options;
-        let events = Events::new(Sequence::open(&db, setting::EVENTS, 0).await?);
+        let Options { root, state, drivers, registry, shim, events } = options;
+        let events = Events::open(&db, events).await?;
         let blobs = content::Blobs::open(&root.join("content"), &db).await?;
         let snapshots = snapshots::Shared::open(&db, &drivers).await?;
         let mut by_name = BTreeMap::new();

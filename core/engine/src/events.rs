@@ -1,25 +1,57 @@
 //! The event bus: numbered envelopes for whoever listens, bounded for those who listen slowly.
+//!
+//! Events of most namespaces are also kept ([`journal`]), so that a listener that was away can be told what it missed
+//! ([`watch`]). Those of namespaces that the core was opened with as [`Config::hints`] are not: whoever listens to them
+//! looks at the records after a gap.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use windlass_model::event::{Envelope, Event};
-use windlass_model::{Namespace, Timestamp};
+use windlass_model::{Namespace, Result, Timestamp};
 
-use crate::meta::{Sequence, Tx};
+use crate::meta::{Db, Sequence, Tx, schema::setting};
+
+mod journal;
+mod seats;
+mod watch;
+
+use journal::Journal;
+use seats::Seat;
+pub(crate) use seats::SubscriptionRecord;
+pub use watch::{Watch, Watcher};
 
 /// How many events a receiver may be behind before it misses the oldest.
 const BACKLOG: usize = 4096;
+
+/// What the bus is made with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The namespaces whose events are hints only, and are not kept.
+    pub hints: BTreeSet<Namespace>,
+}
 
 /// The bus; clones are the same one.
 #[derive(Clone)]
 pub struct Events(Arc<Inner>);
 
 struct Inner {
-    sender: broadcast::Sender<Arc<Envelope>>,
+    all: broadcast::Sender<Arc<Envelope>>,
     /// The lock makes the order of numbers that of delivery; nothing waits while it is held.
-    sequence: Mutex<Sequence>,
+    turn: Mutex<Turn>,
+    journal: Journal,
+    closed: CancellationToken,
+}
+
+struct Turn {
+    sequence: Sequence,
+    /// The last number that was given out.
+    last: u64,
+    /// Those who listen to one namespace only: a flood of another's events does not reach them.
+    of: HashMap<Namespace, broadcast::Sender<Arc<Envelope>>>,
 }
 
 /// One listener. Events published before it was made are not for it.
@@ -35,23 +67,71 @@ pub enum Received {
 }
 
 impl Events {
-    pub(crate) fn new(sequence: Sequence) -> Self {
-        Self(Arc::new(Inner { sender: broadcast::Sender::new(BACKLOG), sequence: Mutex::new(sequence) }))
+    pub(crate) async fn open(db: &Db, config: Config) -> Result<Self> {
+        let sequence = Sequence::open(db, setting::EVENTS, 0).await?;
+        let journal = Journal::open(db, config.hints)?;
+        let turn = Turn { last: sequence.take(), sequence, of: HashMap::new() };
+        Ok(Self(Arc::new(Inner {
+            all: broadcast::Sender::new(BACKLOG),
+            turn: Mutex::new(turn),
+            journal,
+            closed: CancellationToken::new(),
+        })))
     }
 
     /// Tells every listener, without waiting for any, and gives the event's number.
     pub fn publish(&self, namespace: &Namespace, event: Event) -> u64 {
-        let sequence = self.0.sequence.lock();
-        let number = sequence.take();
-        let envelope = Envelope { sequence: number, timestamp: Timestamp::now(), namespace: namespace.clone(), event };
+        self.publish_at(namespace, event, Timestamp::now())
+    }
+
+    /// As [`Events::publish`], for an event that happened `at` a moment before.
+    pub fn publish_at(&self, namespace: &Namespace, event: Event, at: Timestamp) -> u64 {
+        let mut turn = self.0.turn.lock();
+        let number = turn.sequence.take();
+        turn.last = number;
+        let envelope = Arc::new(Envelope { sequence: number, timestamp: at, namespace: namespace.clone(), event });
+        self.0.journal.keep(&envelope);
         // An error means that nobody listens.
-        let _ = self.0.sender.send(Arc::new(envelope));
+        if turn.of.get(namespace).is_some_and(|channel| channel.send(envelope.clone()).is_err()) {
+            turn.of.remove(namespace);
+        }
+        let _ = self.0.all.send(envelope);
         number
     }
 
-    /// Listens from now on.
+    /// Waits until everything that was published survives the end of this process.
+    ///
+    /// # Errors
+    /// Where it could not be written; it is tried again with the next event.
+    pub async fn settle(&self) -> Result<()> {
+        self.0.journal.settle().await
+    }
+
+    /// Listens from now on to the events of all namespaces.
     pub fn subscribe(&self) -> Receiver {
-        Receiver(self.0.sender.subscribe())
+        Receiver(self.0.all.subscribe())
+    }
+
+    /// Listens from now on to the events of one namespace; no other's can make this listener miss one.
+    pub fn subscribe_to(&self, namespace: &Namespace) -> Receiver {
+        self.listen(Some(namespace)).0
+    }
+
+    /// A listener, and the number of the last event that is not for it.
+    fn listen(&self, namespace: Option<&Namespace>) -> (Receiver, u64) {
+        let mut turn = self.0.turn.lock();
+        let receiver = match namespace {
+            None => self.0.all.subscribe(),
+            Some(namespace) => {
+                turn.of.entry(namespace.clone()).or_insert_with(|| broadcast::Sender::new(BACKLOG)).subscribe()
+            }
+        };
+        (Receiver(receiver), turn.last)
+    }
+
+    /// Ends every [`Watcher`], which would never end by itself, so that the daemon can.
+    pub fn close(&self) {
+        self.0.closed.cancel();
     }
 
     /// Publishes `event` once `tx` is as durable as asked, and never if it fails.
@@ -73,3 +153,6 @@ impl Receiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

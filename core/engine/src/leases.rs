@@ -118,7 +118,7 @@ impl Leases {
             tx.put(&LEASES, &key, &record)?;
             Ok(Lease { id: key.1, labels: record.labels, created_at: record.created_at })
         };
-        self.tenant.core.0.db.update(Durability::Power, change).await
+        self.tenant.update(Durability::Power, change).await
     }
 
     /// Ends a lease; what only it held goes with the next collection, which is started unless `collect` waits for it.
@@ -127,7 +127,7 @@ impl Leases {
     /// [`windlass_model::Kind::NotFound`].
     pub async fn delete(&self, id: &Id) -> Result<()> {
         let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
-        self.tenant.core.0.db.update(Durability::Power, move |tx| delete(tx, &namespace, &id)).await?;
+        self.tenant.update(Durability::Power, move |tx| delete(tx, &namespace, &id)).await?;
         self.tenant.core.0.collector.nudge();
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Leases {
     /// [`windlass_model::Kind::NotFound`] without the lease; [`windlass_model::Kind::InvalidArgument`] for an unknown kind.
     pub async fn add_resource(&self, id: &Id, resource: Resource) -> Result<()> {
         let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
-        self.tenant.core.0.db.update(Durability::Power, move |tx| add(tx, &namespace, &id, &resource)).await
+        self.tenant.update(Durability::Power, move |tx| add(tx, &namespace, &id, &resource)).await
     }
 
     /// Lets a lease no longer hold `resource`; fine where it did not.
@@ -160,7 +160,7 @@ impl Leases {
             tx.delete(&LEASED, &(namespace, id, resource.kind, resource.id));
             Ok(())
         };
-        self.tenant.core.0.db.update(Durability::Power, change).await?;
+        self.tenant.update(Durability::Power, change).await?;
         self.tenant.core.0.collector.nudge();
         Ok(())
     }

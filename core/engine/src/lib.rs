@@ -36,8 +36,9 @@ pub use core::{Core, Options};
 pub use events::Events;
 pub use gc::GcStats;
 pub use meta::Durability;
-pub use records::{Record, Records, RuntimeRef, TypedBytes};
+pub use records::{Record, Records, RuntimeRef};
 pub use sandboxes::SandboxRecord;
 pub use tenant::Tenant;
+pub use windlass_model::TypedBytes;
 
 pub(crate) use core::blocking;

@@ -8,7 +8,7 @@ use windlass_model::{Error, Namespace, Result, Timestamp, event::Event, snapshot
 use crate::Core;
 use crate::events::Events;
 use crate::meta::schema::{BLOBS, CONTAINERS, IMAGES, LEASES, NAMESPACES, SANDBOXES, SNAPSHOTS};
-use crate::meta::{Durability, Reader, Tx};
+use crate::meta::{Durability, Lane, Reader, Tx};
 use crate::records::check_labels;
 
 /// A namespace.
@@ -59,7 +59,7 @@ impl Namespaces {
             }
             put_new(tx, &events, &name, labels)
         };
-        self.core.0.db.update(Durability::Power, change).await
+        self.core.0.db.update_in(Lane::Namespaces, Durability::Power, change).await
     }
 
     /// Changes the labels by `change`, alone among all writers.
@@ -77,10 +77,11 @@ impl Namespaces {
             change(&mut record.labels);
             check_labels(&record.labels)?;
             tx.put(&NAMESPACES, &name, &record)?;
-            events.after_commit(tx, &name, Event::NamespaceUpdate { name: name.to_string() });
+            let told = Event::NamespaceUpdate { name: name.to_string(), labels: record.labels.clone() };
+            events.after_commit(tx, &name, told);
             Ok(record)
         };
-        self.core.0.db.update(Durability::Power, change).await
+        self.core.0.db.update_in(Lane::Namespaces, Durability::Power, change).await
     }
 
     /// Forgets an empty namespace.
@@ -102,7 +103,7 @@ impl Namespaces {
             events.after_commit(tx, &name, Event::NamespaceDelete { name: name.to_string() });
             Ok(())
         };
-        self.core.0.db.update(Durability::Power, change).await
+        self.core.0.db.update_in(Lane::Namespaces, Durability::Power, change).await
     }
 }
 
@@ -117,7 +118,8 @@ pub(crate) fn ensure(tx: &mut Tx<'_>, events: &Events, name: &Namespace) -> Resu
 fn put_new(tx: &mut Tx<'_>, events: &Events, name: &Namespace, labels: Labels) -> Result<NamespaceRecord> {
     let record = NamespaceRecord { labels, created_at: Timestamp::now() };
     tx.put(&NAMESPACES, name, &record)?;
-    events.after_commit(tx, name, Event::NamespaceCreate { name: name.to_string() });
+    let told = Event::NamespaceCreate { name: name.to_string(), labels: record.labels.clone() };
+    events.after_commit(tx, name, told);
     Ok(record)
 }
 

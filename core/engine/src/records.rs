@@ -2,24 +2,12 @@
 
 use std::marker::PhantomData;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use windlass_model::{Error, Id, Namespace, Result, Timestamp, event::Event, snapshotter::Labels};
+use serde::{Deserialize, Serialize};
+use windlass_model::{Error, Id, Namespace, Result, Timestamp, TypedBytes, event::Event, snapshotter::Labels};
 
 use crate::meta::{Durability, Reader, Table, Tx};
 use crate::{Tenant, namespaces};
-
-/// A message of a type named by its URL (protobuf's `Any`, or JSON where the URL says so).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TypedBytes {
-    /// The type's URL, as containerd's `typeurl` writes it.
-    pub type_url: String,
-    /// The encoded message.
-    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
-    pub value: Vec<u8>,
-}
 
 /// Which runtime a container or sandbox asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +32,9 @@ pub trait Record: Clone + Serialize + DeserializeOwned + Send + 'static {
     /// When it was made and last changed.
     fn times(&mut self) -> (&mut Timestamp, &mut Timestamp);
     /// The event of its creation.
-    fn created(id: String) -> Event;
+    fn created(&self) -> Event;
     /// The event of a change, where there is one.
-    fn updated(id: String) -> Option<Event>;
+    fn updated(&self) -> Option<Event>;
     /// The event of its removal, where there is one.
     fn deleted(id: String) -> Option<Event>;
 }
@@ -56,14 +44,6 @@ pub trait Record: Clone + Serialize + DeserializeOwned + Send + 'static {
 pub struct Records<R> {
     tenant: Tenant,
     kind: PhantomData<fn() -> R>,
-}
-
-fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&STANDARD.encode(bytes))
-}
-
-fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    STANDARD.decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 impl<R: Record> Records<R> {
@@ -107,10 +87,10 @@ impl<R: Record> Records<R> {
             let (created_at, updated_at) = record.times();
             (*created_at, *updated_at) = (now, now);
             tx.put(&R::TABLE, &key, &record)?;
-            events.after_commit(tx, &namespace, R::created(key.1.into()));
+            events.after_commit(tx, &namespace, record.created());
             Ok(record)
         };
-        self.tenant.core.0.db.update(durability, change).await
+        self.tenant.update(durability, change).await
     }
 
     /// Changes a record by `change`, alone among all writers; its id and time of creation stay.
@@ -136,12 +116,12 @@ impl<R: Record> Records<R> {
             let (created_at, updated_at) = record.times();
             (*created_at, *updated_at) = (made, Timestamp::now());
             tx.put(&R::TABLE, &key, &record)?;
-            if let Some(event) = R::updated(key.1.into()) {
+            if let Some(event) = record.updated() {
                 events.after_commit(tx, &namespace, event);
             }
             Ok(record)
         };
-        self.tenant.core.0.db.update(durability, change).await
+        self.tenant.update(durability, change).await
     }
 
     /// Forgets a record.
@@ -161,7 +141,7 @@ impl<R: Record> Records<R> {
             }
             Ok(())
         };
-        self.tenant.core.0.db.update(durability, change).await?;
+        self.tenant.update(durability, change).await?;
         self.tenant.core.0.collector.nudge();
         Ok(())
     }

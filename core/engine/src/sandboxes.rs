@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use windlass_model::{Id, Namespace, Timestamp, event::Event, snapshotter::Labels};
+use windlass_model::{Id, Namespace, Timestamp, TypedBytes, event::Event, snapshotter::Labels};
 
 use crate::meta::{Table, schema};
-use crate::records::{Record, Records, RuntimeRef, TypedBytes};
+use crate::records::{Record, Records, RuntimeRef};
 
 /// A sandbox as its client described it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,10 +64,10 @@ impl Record for SandboxRecord {
     fn times(&mut self) -> (&mut Timestamp, &mut Timestamp) {
         (&mut self.created_at, &mut self.updated_at)
     }
-    fn created(id: String) -> Event {
-        Event::SandboxCreate { id }
+    fn created(&self) -> Event {
+        Event::SandboxCreate { id: self.id.to_string() }
     }
-    fn updated(_id: String) -> Option<Event> {
+    fn updated(&self) -> Option<Event> {
         None
     }
     fn deleted(_id: String) -> Option<Event> {

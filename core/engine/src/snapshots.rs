@@ -287,7 +287,7 @@ impl Snapshots {
             events.after_commit(tx, &key.0, told);
             insert(tx, &events, &key, SnapshotRecord { id, kind, parent, labels, created_at: now, updated_at: now })
         };
-        self.db().update(Durability::Crash, change).await
+        self.tenant.update(Durability::Crash, change).await
     }
 
     /// The mounts of a prepared or viewed snapshot, as often as asked.
@@ -344,7 +344,7 @@ impl Snapshots {
             events.after_commit(tx, &to.0, told);
             Ok(())
         };
-        self.db().update(Durability::Power, change).await
+        self.tenant.update(Durability::Power, change).await
     }
 
     /// Removes a snapshot and its files.
@@ -368,7 +368,7 @@ impl Snapshots {
             remove(tx, &events, &key, &record);
             Ok(())
         };
-        self.db().update(durability, change).await?;
+        self.tenant.update(durability, change).await?;
         self.discard(id).await;
         Ok(())
     }
@@ -424,7 +424,7 @@ impl Snapshots {
             tx.put(&SNAPSHOTS, &key, &record)?;
             Ok(SnapshotInfo::new(key.2, record))
         };
-        self.db().update(Durability::Power, change).await
+        self.tenant.update(Durability::Power, change).await
     }
 
     /// A number that no snapshot of this root had or will have, for files that are made before their record.

@@ -8,6 +8,7 @@ use crate::content;
 use crate::events::Events;
 use crate::images::Images;
 use crate::leases::Leases;
+use crate::meta::{Durability, Lane, Tx};
 use crate::sandboxes::Sandboxes;
 use crate::snapshots::Snapshots;
 use crate::tasks::Tasks;
@@ -70,6 +71,16 @@ impl Tenant {
     /// Running things.
     pub fn tasks(&self) -> Tasks {
         Tasks::new(self.clone())
+    }
+
+    /// Changes records of this namespace, see [`crate::meta::Db::update`]; tenants have their turns.
+    pub(crate) async fn update<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let lane = Lane::Tenant(self.namespace.clone());
+        self.core.0.db.update_in(lane, durability, change).await
     }
 
     /// The event bus (of all namespaces: filter by [`Tenant::namespace`]).

@@ -78,6 +78,7 @@ pub(crate) async fn open(folder: &Path) -> Result<(Core, Arc<Folders>)> {
             events_address: folder.join("events.sock"),
             api_address: folder.join("api.sock"),
         },
+        events: crate::events::Config::default(),
         root,
     };
     Ok((Core::open(options).await?, driver))

@@ -13,6 +13,7 @@ pub mod process;
 pub mod reference;
 pub mod snapshotter;
 pub mod time;
+pub mod typed;
 
 pub use digest::{Descriptor, Digest, Platform};
 pub use error::{Context, Error, Kind, Result};
@@ -20,3 +21,4 @@ pub use id::{Id, Namespace};
 pub use mount::Mount;
 pub use reference::Reference;
 pub use time::Timestamp;
+pub use typed::TypedBytes;

@@ -3,9 +3,9 @@
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp as WireTimestamp;
 use protobuf::{EnumOrUnknown, Message, MessageField};
-use windlass_model::event::Event;
+use windlass_model::event::{Event, TaskSetup};
 use windlass_model::process::State;
-use windlass_model::{Error, Kind, Mount, Result, Timestamp};
+use windlass_model::{Error, Kind, Mount, Result, Timestamp, TypedBytes};
 
 use crate::{events, task};
 
@@ -105,7 +105,20 @@ pub fn event(event: &Event) -> Result<Option<Any>> {
         Event::SandboxExit { id, status, at } => {
             wire!(SandboxExit { sandbox_id: id.clone(), exit_status: *status, exited_at: timestamp(*at) })
         }
-        Event::TaskCreate { container, pid } => wire!(TaskCreate { container_id: container.clone(), pid: *pid }),
+        Event::TaskCreate { container, pid, setup } => wire!(TaskCreate {
+            container_id: container.clone(),
+            bundle: setup.bundle.clone(),
+            rootfs: setup.rootfs.iter().map(mount).collect(),
+            io: MessageField::some(events::TaskIO {
+                stdin: setup.stdin.clone(),
+                stdout: setup.stdout.clone(),
+                stderr: setup.stderr.clone(),
+                terminal: setup.terminal,
+                ..events::TaskIO::default()
+            }),
+            checkpoint: setup.checkpoint.clone(),
+            pid: *pid,
+        }),
         Event::TaskStart { container, pid } => wire!(TaskStart { container_id: container.clone(), pid: *pid }),
         Event::TaskExecAdded { container, exec } => {
             wire!(TaskExecAdded { container_id: container.clone(), exec_id: exec.clone() })
@@ -123,22 +136,38 @@ pub fn event(event: &Event) -> Result<Option<Any>> {
         Event::TaskOom { container } => wire!(TaskOOM { container_id: container.clone() }),
         Event::TaskPaused { container } => wire!(TaskPaused { container_id: container.clone() }),
         Event::TaskResumed { container } => wire!(TaskResumed { container_id: container.clone() }),
-        Event::TaskDelete { container, pid, status, at } => wire!(TaskDelete {
+        Event::TaskCheckpointed { container, checkpoint } => {
+            wire!(TaskCheckpointed { container_id: container.clone(), checkpoint: checkpoint.clone() })
+        }
+        Event::TaskDelete { container, process, pid, status, at } => wire!(TaskDelete {
             container_id: container.clone(),
-            id: container.clone(),
+            id: process.clone(),
             pid: *pid,
             exit_status: *status,
             exited_at: timestamp(*at),
         }),
+        Event::Opaque { message, .. } => {
+            Ok(Some(Any { type_url: message.type_url.clone(), value: message.value.clone(), ..Any::default() }))
+        }
         _ => Ok(None),
     }
 }
 
-/// The event in a shim's envelope; `None` where we do not know its type.
+/// The event that a shim published under `topic`; one of a type that we do not know, or under a topic that is not its
+/// type's, passes through as it is.
 ///
 /// # Errors
 /// [`Kind::InvalidArgument`] where the bytes are not what the type says.
-pub fn from_event(any: &Any) -> Result<Option<Event>> {
+pub fn from_event(topic: &str, any: &Any) -> Result<Event> {
+    let known = known_event(any)?.filter(|event| event.topic() == topic);
+    Ok(known.unwrap_or_else(|| {
+        let message = TypedBytes { type_url: any.type_url.clone(), value: any.value.clone() };
+        Event::Opaque { topic: topic.into(), message }
+    }))
+}
+
+/// The event in a message that we know; `None` where we do not know its type.
+fn known_event(any: &Any) -> Result<Option<Event>> {
     let name = crate::words::message_name(&any.type_url).strip_prefix("containerd.events.").unwrap_or_default();
     Ok(Some(match name {
         "SandboxExit" => {
@@ -147,7 +176,17 @@ pub fn from_event(any: &Any) -> Result<Option<Event>> {
         }
         "TaskCreate" => {
             let event: events::TaskCreate = from_any(any)?;
-            Event::TaskCreate { container: event.container_id, pid: event.pid }
+            let io = event.io.into_option().unwrap_or_default();
+            let setup = TaskSetup {
+                bundle: event.bundle,
+                rootfs: event.rootfs.into_iter().map(from_mount).collect(),
+                stdin: io.stdin,
+                stdout: io.stdout,
+                stderr: io.stderr,
+                terminal: io.terminal,
+                checkpoint: event.checkpoint,
+            };
+            Event::TaskCreate { container: event.container_id, pid: event.pid, setup: Box::new(setup) }
         }
         "TaskStart" => {
             let event: events::TaskStart = from_any(any)?;
@@ -174,10 +213,15 @@ pub fn from_event(any: &Any) -> Result<Option<Event>> {
         "TaskOOM" => Event::TaskOom { container: from_any::<events::TaskOOM>(any)?.container_id },
         "TaskPaused" => Event::TaskPaused { container: from_any::<events::TaskPaused>(any)?.container_id },
         "TaskResumed" => Event::TaskResumed { container: from_any::<events::TaskResumed>(any)?.container_id },
+        "TaskCheckpointed" => {
+            let event: events::TaskCheckpointed = from_any(any)?;
+            Event::TaskCheckpointed { container: event.container_id, checkpoint: event.checkpoint }
+        }
         "TaskDelete" => {
             let event: events::TaskDelete = from_any(any)?;
             Event::TaskDelete {
                 container: event.container_id,
+                process: event.id,
                 pid: event.pid,
                 status: event.exit_status,
                 at: from_timestamp(&event.exited_at),
@@ -196,15 +240,26 @@ mod tests {
         let at = Timestamp(1_700_000_000_123_456_789);
         for sent in [
             Event::TaskExit { container: "c".into(), process: "e".into(), pid: 7, status: 137, at },
-            Event::TaskCreate { container: "c".into(), pid: 1 },
+            Event::TaskCreate {
+                container: "c".into(),
+                pid: 1,
+                setup: Box::new(TaskSetup {
+                    bundle: "/b".into(),
+                    rootfs: vec![Mount { kind: "bind".into(), source: "/x".into(), ..Mount::default() }],
+                    stdout: "/fifo".into(),
+                    terminal: true,
+                    ..TaskSetup::default()
+                }),
+            },
+            Event::TaskCheckpointed { container: "c".into(), checkpoint: "/x".into() },
             Event::TaskOom { container: "c".into() },
-            Event::TaskDelete { container: "c".into(), pid: 1, status: 0, at },
+            Event::TaskDelete { container: "c".into(), process: String::new(), pid: 1, status: 0, at },
             Event::SandboxExit { id: "s".into(), status: 137, at },
         ] {
             let any = event(&sent).unwrap().unwrap();
-            assert_eq!(from_event(&any).unwrap(), Some(sent));
+            assert_eq!(from_event(sent.topic(), &any).unwrap(), sent);
         }
-        assert!(event(&Event::NamespaceCreate { name: "n".into() }).unwrap().is_none());
+        assert!(event(&Event::NamespaceDelete { name: "n".into() }).unwrap().is_none());
     }
 
     #[test]
@@ -216,10 +271,19 @@ mod tests {
     }
 
     #[test]
-    fn broken_events_are_refused_and_unknown_ones_passed_over() {
+    fn broken_events_are_refused_and_unknown_ones_pass_through() {
         let broken = Any { type_url: "containerd.events.TaskExit".into(), value: vec![0xff], ..Any::default() };
-        assert_eq!(from_event(&broken).unwrap_err().kind(), Kind::InvalidArgument);
-        let unknown = Any { type_url: "x.Y".into(), ..Any::default() };
-        assert_eq!(from_event(&unknown).unwrap(), None);
+        assert_eq!(from_event("/tasks/exit", &broken).unwrap_err().kind(), Kind::InvalidArgument);
+        let unknown = Any { type_url: "x.Y".into(), value: vec![1, 2], ..Any::default() };
+        let passed = from_event("/x/y", &unknown).unwrap();
+        assert_eq!(event(&passed).unwrap(), Some(unknown));
+        assert_eq!(passed.topic(), "/x/y");
+    }
+
+    #[test]
+    fn a_known_type_under_another_topic_is_no_known_event() {
+        let exit = Event::TaskOom { container: "c".into() };
+        let any = event(&exit).unwrap().unwrap();
+        assert!(matches!(from_event("/my/topic", &any).unwrap(), Event::Opaque { .. }));
     }
 }

@@ -47,8 +47,8 @@ pub mod sandbox {
 pub mod events {
     pub use containerd_shim_protos::events::sandbox::SandboxExit;
     pub use containerd_shim_protos::events::task::{
-        TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed,
-        TaskStart,
+        TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM,
+        TaskPaused, TaskResumed, TaskStart,
     };
     pub use containerd_shim_protos::shim::event::Envelope;
     pub use containerd_shim_protos::shim::events::ForwardRequest;

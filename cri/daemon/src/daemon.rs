@@ -3,6 +3,7 @@
 //! Sockets are bound first and served last; shims are reconnected to in the background. A stop signal starts one drain:
 //! no new calls, those in flight get ten seconds, pods stay as they are.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use windlass_cri::{CgroupDriver, Runtime, Server, ServerConfig};
-use windlass_engine::{Core, Options, registry, tasks};
+use windlass_engine::{Core, Options, events, registry, tasks};
 use windlass_model::snapshotter::Snapshotter;
 use windlass_snapshotters::{Native, Overlay};
 
@@ -109,6 +110,8 @@ fn options(config: &Config) -> Result<Options> {
             events_address: config.events_address.clone(),
             api_address: config.address.clone(),
         },
+        // The CRI looks at its records after a gap.
+        events: events::Config { hints: BTreeSet::from([config.cri.namespace.clone()]) },
     })
 }
 

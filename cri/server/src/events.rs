@@ -81,7 +81,7 @@ async fn listen(server: Weak<Server>, mut receiver: windlass_engine::events::Rec
             received = receiver.recv() => {
                 let (Some(received), Some(server)) = (received, server.upgrade()) else { return };
                 match received {
-                    Received::Event(envelope) if envelope.namespace == *server.tenant.namespace() => {
+                    Received::Event(envelope) => {
                         if let Some(ended) = take(&server, &envelope.event).await {
                             clean_ups.spawn(async move {
                                 server.nri_stop_container(&ended).await;
@@ -89,7 +89,6 @@ async fn listen(server: Weak<Server>, mut receiver: windlass_engine::events::Rec
                             });
                         }
                     }
-                    Received::Event(_) => {}
                     Received::Lagged(missed) => {
                         warn!(missed, "events were missed");
                         clean_ups.spawn(async move { server.settle_all().await });

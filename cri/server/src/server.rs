@@ -130,7 +130,7 @@ impl Server {
             nri: Nri::default(),
             selinux: Selinux::detect(config.selinux)?,
             streaming: Streaming::default(),
-            happened: Mutex::new(Some(tenant.events().subscribe())),
+            happened: Mutex::new(Some(tenant.events().subscribe_to(tenant.namespace()))),
             network,
             config,
             tenant,

@@ -105,7 +105,8 @@ impl Pod {
                 }
                 self.watch_memory(id);
                 answer(reply, Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() }));
-                self.outbox.publish(Event::TaskCreate { container: id.into(), pid });
+                let setup = self.container(id).map(|container| container.setup()).unwrap_or_default();
+                self.outbox.publish(Event::TaskCreate { container: id.into(), pid, setup: Box::new(setup) });
                 ended.into_iter().for_each(|ended| self.ended(ended));
             }
             Err(error) => self.remove(id, Some((error, reply))),

@@ -131,6 +131,7 @@ impl Pod {
                 }
                 self.outbox.publish(Event::TaskDelete {
                     container: id.into(),
+                    process: String::new(),
                     pid: container.init.pid,
                     status: exit.status,
                     at: exit.at,

@@ -52,7 +52,7 @@ struct Collector(Arc<Mutex<Vec<Event>>>);
 #[async_trait]
 impl Events for Collector {
     async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
-        if let Ok(Some(event)) = convert::from_event(&request.envelope.event) {
+        if let Ok(event) = convert::from_event(&request.envelope.topic, &request.envelope.event) {
             self.0.lock().unwrap().push(event);
         }
         Ok(Empty::default())

@@ -141,7 +141,7 @@ impl Store {
             tx.put(&BLOBS, &key, &record)?;
             Ok(Info::new(key.1, record))
         };
-        self.tenant.core.0.db.update(Durability::Power, change).await
+        self.tenant.update(Durability::Power, change).await
     }
 
     /// Forgets a blob in this namespace, whatever refers to it; its file goes when no namespace knows it.
@@ -157,7 +157,7 @@ impl Store {
             remove(tx, &events, &key);
             Ok(())
         };
-        self.tenant.core.0.db.update(Durability::Power, change).await?;
+        self.tenant.update(Durability::Power, change).await?;
         let (blobs, digest) = (self.blobs().clone(), *digest);
         crate::blocking(move || {
             blobs.remove_unneeded(&digest);
@@ -182,7 +182,7 @@ impl Store {
             hold(tx, &key, lease.as_ref())?;
             Ok(Info::new(key.1, record))
         };
-        self.tenant.core.0.db.update(Durability::Power, change).await
+        self.tenant.update(Durability::Power, change).await
     }
 
     /// Begins or resumes writing a blob under a name of the caller's choice. With `expected`, size and digest are checked
@@ -228,14 +228,15 @@ impl Store {
         let exists = db.view().has(&BLOBS, &key)?;
         let Some(lease) = lease.filter(|_| exists).cloned() else { return Ok(exists) };
         // Looked at once more: the collector may have taken it meanwhile.
-        db.update(Durability::Power, move |tx| {
-            let exists = tx.has(&BLOBS, &key)?;
-            if exists {
-                hold(tx, &key, Some(&lease))?;
-            }
-            Ok(exists)
-        })
-        .await
+        self.tenant
+            .update(Durability::Power, move |tx| {
+                let exists = tx.has(&BLOBS, &key)?;
+                if exists {
+                    hold(tx, &key, Some(&lease))?;
+                }
+                Ok(exists)
+            })
+            .await
     }
 
     /// How far the ingests of this namespace are, in no order.
@@ -291,7 +292,7 @@ impl Store {
             // Handed back, so that the file is pinned until the record is there.
             Ok(sealed)
         };
-        self.tenant.core.0.db.update(Durability::Power, change).await?;
+        self.tenant.update(Durability::Power, change).await?;
         Ok(digest)
     }
 }

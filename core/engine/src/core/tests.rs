@@ -114,7 +114,7 @@ async fn a_slow_listener_is_told_what_it_missed() {
     let (_folder, tenant, _) = tenant().await;
     let mut listener = tenant.events().subscribe();
     for _ in 0..5000 {
-        let event = windlass_model::event::Event::NamespaceUpdate { name: "x".into() };
+        let event = windlass_model::event::Event::NamespaceUpdate { name: "x".into(), labels: Default::default() };
         tenant.events().publish(tenant.namespace(), event);
     }
     let Some(Received::Lagged(missed)) = listener.recv().await else { panic!("nothing was missed") };

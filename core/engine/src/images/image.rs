@@ -191,7 +191,7 @@ impl Images {
             }
             put(tx, &events, &key.0, record)
         };
-        self.tenant.core.0.db.update(Durability::Power, change).await
+        self.tenant.update(Durability::Power, change).await
     }
 
     /// Changes a record by `change`, alone among all writers; its name and time of creation stay.
@@ -213,7 +213,7 @@ impl Images {
             check(&record)?;
             put(tx, &events, &key.0, record)
         };
-        let record = self.tenant.core.0.db.update(Durability::Power, change).await?;
+        let record = self.tenant.update(Durability::Power, change).await?;
         self.tenant.core.0.collector.nudge();
         Ok(record)
     }
@@ -226,7 +226,7 @@ impl Images {
         check(&record)?;
         let (namespace, events) = (self.tenant.namespace().clone(), self.tenant.events().clone());
         let change = move |tx: &mut Tx<'_>| put(tx, &events, &namespace, record);
-        let record = self.tenant.core.0.db.update(Durability::Power, change).await?;
+        let record = self.tenant.update(Durability::Power, change).await?;
         self.tenant.core.0.collector.nudge();
         Ok(record)
     }
@@ -243,7 +243,7 @@ impl Images {
             events.after_commit(tx, &key.0, Event::ImageDelete { name: key.1.clone() });
             Ok(record)
         };
-        let record = self.tenant.core.0.db.update(Durability::Power, change).await?;
+        let record = self.tenant.update(Durability::Power, change).await?;
         self.tenant.core.0.details.forget(&record.target.digest);
         self.tenant.core.0.collector.nudge();
         Ok(())
@@ -310,8 +310,8 @@ pub(crate) fn put(
     record.created_at = found.as_ref().map_or(now, |found| found.created_at);
     record.updated_at = now;
     tx.put(&IMAGES, &key, &record)?;
-    let name = key.1;
-    let told = if found.is_some() { Event::ImageUpdate { name } } else { Event::ImageCreate { name } };
+    let (name, labels) = (key.1, record.labels.clone());
+    let told = if found.is_some() { Event::ImageUpdate { name, labels } } else { Event::ImageCreate { name, labels } };
     events.after_commit(tx, namespace, told);
     Ok(record)
 }

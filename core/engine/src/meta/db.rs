@@ -1,7 +1,8 @@
 //! One writer thread in front of RocksDB: closures in, groups of them out as one write each.
 //!
-//! A caller queues a closure and waits. The writer thread takes what is queued, runs the closures one after the other
-//! (each sees what the ones before it wrote), and writes all of it as one RocksDB batch without syncing. Callers of
+//! A caller queues a closure and waits. The writer thread takes what is queued, tenant by tenant in turns
+//! ([`super::queue`]), runs the closures one after the other (each sees what the ones before it wrote), and writes all of
+//! it as one RocksDB batch without syncing. Callers of
 //! [`Durability::Crash`] have their answer then. Those of [`Durability::Power`] go on to the syncing thread, which syncs
 //! the write-ahead log once for all that have gathered there. So a slow disk delays those who asked for it and nobody
 //! else, and many callers share one sync.
@@ -20,12 +21,13 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use windlass_model::{Context, Error, Result};
 
+use super::queue::{Lane, Queue};
 use super::rocks::{OlderLogs, Rocks, rocks_error};
 use super::table::Each;
 use super::{Key, Reader, Table, migrate};
 
-/// How many callers may wait before the next one waits to be let in; also the largest group.
-const QUEUE: usize = 1024;
+/// The largest group of closures; a tenant that asks for one change waits for no more than this of a flood.
+const GROUP: usize = 128;
 
 /// How much a write must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +44,7 @@ pub struct Db(Arc<Inner>);
 
 struct Inner {
     rocks: Arc<Rocks>,
-    queue: mpsc::Sender<Message>,
+    queue: Arc<Queue<Queued>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     counters: Arc<Counters>,
 }
@@ -85,10 +87,7 @@ type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 /// Runs a caller's closure; the answer is held back until the write is done. Fails where the closure failed.
 type Change = Box<dyn FnOnce(&mut Tx<'_>) -> (Answer, bool) + Send>;
 
-enum Message {
-    Change(Durability, Change),
-    Stop,
-}
+type Queued = (Durability, Change);
 
 /// What waits for a sync.
 struct Pending {
@@ -116,10 +115,10 @@ impl Db {
         let (rocks, older) = super::rocks::open(folder)?;
         let rocks = Arc::new(rocks);
         let counters = Arc::new(Counters::default());
-        let (queue, messages) = mpsc::channel(QUEUE);
+        let queue = Arc::new(Queue::new());
         let (to_sync, pending) = mpsc::unbounded_channel();
         let syncer = Syncer { rocks: rocks.clone(), older, counters: counters.clone(), pending };
-        let writer = Writer { rocks: rocks.clone(), counters: counters.clone(), messages, to_sync };
+        let writer = Writer { rocks: rocks.clone(), counters: counters.clone(), queue: queue.clone(), to_sync };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(run).context(|| format!("start thread {name}"))
         };
@@ -141,27 +140,36 @@ impl Db {
         durability: Durability,
         change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.update_in(Lane::Core, durability, change).await
+    }
+
+    /// As [`Db::update`], in the turns of a tenant.
+    pub(crate) async fn update_in<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        durability: Durability,
+        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (tell, told) = oneshot::channel();
-        let message = Message::Change(durability, boxed(change, move |result| drop(tell.send(result))));
-        self.0.queue.send(message).await.map_err(|_| shut())?;
+        let change = boxed(change, move |result| drop(tell.send(result)));
+        if !self.0.queue.push(lane, (durability, change)).await {
+            return Err(shut());
+        }
         told.await.map_err(|_| shut())?
     }
 
-    /// Queues `change` without waiting for its outcome; an error of its own is logged.
+    /// Queues `change` without waiting for its outcome, which `done` gets on a thread of the database. The queue has no
+    /// bound for these: callers see to it that few of theirs are queued.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::Unavailable`] where the queue is full or closed.
-    pub fn post(
+    /// [`windlass_model::Kind::Unavailable`] after [`Db::close`]; `done` gets nothing then.
+    pub fn post<T: Send + 'static>(
         &self,
         durability: Durability,
-        change: impl FnOnce(&mut Tx<'_>) -> Result<()> + Send + 'static,
+        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        done: impl FnOnce(Result<T>) + Send + 'static,
     ) -> Result<()> {
-        let log = |result: Result<()>| {
-            if let Err(error) = result {
-                tracing::warn!(%error, "a posted change of records failed");
-            }
-        };
-        self.0.queue.try_send(Message::Change(durability, boxed(change, log))).map_err(|_| shut())
+        if self.0.queue.push_now(Lane::Core, (durability, boxed(change, done))) { Ok(()) } else { Err(shut()) }
     }
 
     /// The committed state as it is now; blocks at most for a read of the disk.
@@ -189,8 +197,7 @@ impl Db {
 
     /// Does what is queued, then takes no more. The files are closed when the last clone is gone.
     pub async fn close(&self) {
-        // An error means that it is closed already.
-        let _ = self.0.queue.send(Message::Stop).await;
+        self.0.queue.close();
         let threads = std::mem::take(&mut *self.0.threads.lock());
         let joined = crate::blocking(move || {
             threads
@@ -208,8 +215,7 @@ impl Drop for Inner {
     /// Ends the threads of a database that nobody closed: one that runs on into the end of the process would find RocksDB's
     /// own globals gone.
     fn drop(&mut self) {
-        let (closed, _) = mpsc::channel(1);
-        self.queue = closed;
+        self.queue.close();
         let here = std::thread::current().id();
         // The last handle may have gone with a closure, on the writer's own thread. A thread that panicked has said so.
         for thread in self.threads.get_mut().drain(..).filter(|thread| thread.thread().id() != here) {
@@ -219,7 +225,7 @@ impl Drop for Inner {
 }
 
 fn shut() -> Error {
-    Error::unavailable("the database is shut or its queue is full")
+    Error::unavailable("the database is shut")
 }
 
 /// Joins a closure with the way to tell its outcome.
@@ -240,28 +246,19 @@ fn boxed<T: Send + 'static>(
 struct Writer {
     rocks: Arc<Rocks>,
     counters: Arc<Counters>,
-    messages: mpsc::Receiver<Message>,
+    queue: Arc<Queue<Queued>>,
     to_sync: mpsc::UnboundedSender<Vec<Pending>>,
 }
 
 impl Writer {
-    fn run(mut self) {
-        while let Some(first) = self.messages.blocking_recv() {
+    fn run(self) {
+        while let Some(taken) = self.queue.take(GROUP) {
+            self.counters.updates.fetch_add(taken.len() as u64, Ordering::Relaxed);
             let mut group = Group::default();
-            let mut message = Some(first);
-            let mut stop = false;
-            while let Some(next) = message {
-                match next {
-                    Message::Change(durability, change) => group.add(&self.rocks, durability, change),
-                    Message::Stop => stop = true,
-                }
-                self.counters.updates.fetch_add(u64::from(!stop), Ordering::Relaxed);
-                message = if stop || group.members.len() >= QUEUE { None } else { self.messages.try_recv().ok() };
+            for (durability, change) in taken {
+                group.add(&self.rocks, durability, change);
             }
             self.write(group);
-            if stop {
-                return;
-            }
         }
     }
 

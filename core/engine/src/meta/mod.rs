@@ -2,12 +2,14 @@
 
 mod db;
 mod migrate;
+mod queue;
 mod rocks;
 pub(crate) mod schema;
 mod sequence;
 mod table;
 
 pub use db::{Db, Durability, Metrics, Tx, View};
+pub(crate) use queue::Lane;
 pub(crate) use sequence::Sequence;
 pub use table::{Key, Reader, Table};
 

@@ -16,20 +16,27 @@
 //! 0x51  SNAPSHOT_CHILDREN namespace, driver, parent's key, key    ()                snapshots      as its SNAPSHOTS record
 //! 0x60  CONTAINERS       namespace, container                     ContainerRecord   containers     the caller's choice
 //! 0x70  SANDBOXES        namespace, sandbox                       SandboxRecord     sandboxes      the caller's choice
+//! 0x80  EVENTS           namespace, number                        Envelope          events         C
+//! 0x81  EVENTS_GONE      namespace                                u64               events         C
+//! 0x82  SUBSCRIPTIONS    seat                                     SubscriptionRecord events        C
 //! ```
 //!
 //! SETTINGS holds `schema` (the layout's version, checked before anything else is read), and the ends of the reserved
 //! number blocks `events.next` and `snapshots.next`.
 //!
+//! EVENTS_GONE has the number of the newest event that is no longer kept.
+//!
 //! A blob's bytes are not here but in `<root>/content/blobs/sha256/<hex>`; a BLOBS record says that a namespace knows
 //! them. Blobs on the way are folders under `<root>/content/ingest`, without a record. A snapshot's files are its
 //! driver's, under the number in its record.
 
+use windlass_model::event::Envelope;
 use windlass_model::{Digest, Id, Namespace};
 
 use super::Table;
 use crate::containers::ContainerRecord;
 use crate::content::BlobRecord;
+use crate::events::SubscriptionRecord;
 use crate::images::ImageRecord;
 use crate::leases::LeaseRecord;
 use crate::namespaces::NamespaceRecord;
@@ -50,6 +57,9 @@ pub(crate) const SNAPSHOT_CHILDREN: Table<(Namespace, String, String, String), (
     Table::new(0x51, "snapshot children");
 pub(crate) const CONTAINERS: Table<(Namespace, Id), ContainerRecord> = Table::new(0x60, "containers");
 pub(crate) const SANDBOXES: Table<(Namespace, Id), SandboxRecord> = Table::new(0x70, "sandboxes");
+pub(crate) const EVENTS: Table<(Namespace, u64), Envelope> = Table::new(0x80, "events");
+pub(crate) const EVENTS_GONE: Table<Namespace, u64> = Table::new(0x81, "events gone");
+pub(crate) const SUBSCRIPTIONS: Table<u64, SubscriptionRecord> = Table::new(0x82, "subscriptions");
 
 /// Names in SETTINGS.
 pub(crate) mod setting {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use windlass_model::Result;
 
 use super::schema::SETTINGS;
-use super::{Db, Durability, Reader};
+use super::{Db, Durability, Reader, Tx};
 
 /// How many numbers one record covers. What is left of a block at exit is skipped.
 const BLOCK: u64 = 1 << 16;
@@ -46,21 +46,23 @@ impl Sequence {
         number
     }
 
-    /// Asks for the next block, unless that is under way. If the queue is full, the next number asks again.
+    /// Asks for the next block, unless that is under way.
     fn extend(&self) {
         if self.0.extending.swap(true, Ordering::AcqRel) {
             return;
         }
         let (me, end) = (self.clone(), self.0.next.load(Ordering::Relaxed) + BLOCK);
-        let posted = self.0.db.post(Durability::Crash, move |tx| {
-            tx.put(&SETTINGS, &me.0.setting.into(), &end)?;
-            tx.after_commit(move || {
-                me.0.end.store(end, Ordering::Release);
-                me.0.extending.store(false, Ordering::Release);
-            });
-            Ok(())
-        });
-        if posted.is_err() {
+        let setting = self.0.setting;
+        let change = move |tx: &mut Tx<'_>| tx.put(&SETTINGS, &setting.into(), &end);
+        let done = move |written: Result<()>| {
+            match written {
+                Ok(()) => me.0.end.store(end, Ordering::Release),
+                // The next number asks again.
+                Err(error) => tracing::warn!(%error, setting, "numbers could not be reserved"),
+            }
+            me.0.extending.store(false, Ordering::Release);
+        };
+        if self.0.db.post(Durability::Crash, change, done).is_err() {
             self.0.extending.store(false, Ordering::Release);
         }
     }

@@ -55,6 +55,16 @@ pub trait Reader {
         Ok(found)
     }
 
+    /// The keys of all records whose key starts with the components of `prefix`, in order.
+    fn keys<K: Key, V>(&self, table: &Table<K, V>, prefix: &impl Key) -> Result<Vec<K>> {
+        let mut found = Vec::new();
+        self.range(&table.key_of(prefix), &mut |key, _| {
+            found.push(table.decode_key(key)?);
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
     /// The first key that starts with the components of `prefix`, or `None`: whether there is anything at all.
     fn first<K: Key, V>(&self, table: &Table<K, V>, prefix: &impl Key) -> Result<Option<K>> {
         let mut found = None;

@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use windlass_model::event::{self, Event};
 use windlass_model::{Context, Error, Kind, Namespace, Result};
 use windlass_wire::events::{Envelope, Events, ForwardRequest, create_events};
 use windlass_wire::task::Empty;
@@ -55,9 +56,10 @@ impl Events for Forward {
 
 fn take(roster: &Roster, envelope: &Envelope) -> Result<()> {
     let namespace: Namespace = envelope.namespace.parse().context(|| "event of a shim".to_owned())?;
-    match convert::from_event(&envelope.event)? {
-        Some(event) => roster.take(&namespace, event),
-        None => tracing::debug!(topic = envelope.topic, "an event of an unknown kind is passed over"),
+    let event = convert::from_event(&envelope.topic, &envelope.event)?;
+    if matches!(event, Event::Opaque { .. }) {
+        event::check_published(&envelope.topic, envelope.event.value.len())?;
     }
+    roster.take(&namespace, event);
     Ok(())
 }

@@ -111,6 +111,21 @@ impl Roster {
         self.0.owners.wait().await;
     }
 
+    /// True where a container's task lives and its first process is known and not `pid`.
+    pub(crate) fn runs_another(&self, namespace: &Namespace, id: &Id, pid: u32) -> bool {
+        let entry = self.0.tasks.get(namespace, id);
+        entry.is_some_and(|entry| entry.exit().is_none() && ![0, pid].contains(&entry.pid()))
+    }
+
+    /// A task that runs as `pid`, without a shim.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, namespace: &Namespace, id: &Id, pid: u32) {
+        let bundle = self.0.bundles.of(namespace, id);
+        let entry = Entry::new(namespace.clone(), id.clone(), id.clone(), bundle, None);
+        entry.set_pid(pid);
+        self.0.tasks.insert(entry).unwrap();
+    }
+
     /// How many shims there are, reachable or not.
     pub fn len(&self) -> usize {
         self.0.shims.lock().len()

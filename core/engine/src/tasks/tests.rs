@@ -60,7 +60,7 @@ impl House {
     async fn new(script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let db = meta::Db::open(&folder.path().join("meta")).await.unwrap();
-        let events = Events::new(meta::Sequence::open(&db, "test", 0).await.unwrap());
+        let events = Events::open(&db, crate::events::Config::default()).await.unwrap();
         // The numbers of one block are enough for a test.
         db.close().await;
         let shim = folder.path().join("shim");

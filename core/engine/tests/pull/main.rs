@@ -101,6 +101,7 @@ pub async fn open(folder: &Path) -> Core {
             events_address: folder.join("events.sock"),
             api_address: folder.join("api.sock"),
         },
+        events: windlass_engine::events::Config::default(),
         root,
     };
     Core::open(options).await.unwrap()

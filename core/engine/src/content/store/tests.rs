@@ -290,7 +290,7 @@ async fn what_happens_to_blobs_is_told() {
         let Some(crate::events::Received::Event(told)) = listener.recv().await else { panic!("no event") };
         assert!(told.sequence > last && &told.namespace == tenant.namespace());
         last = told.sequence;
-        topics.push(told.event.topic());
+        topics.push(told.event.topic().to_owned());
     }
     assert_eq!(topics, ["/namespaces/create", "/content/create", "/content/delete"]);
     assert!(tenant.core.0.db.view().has(&NAMESPACES, tenant.namespace()).unwrap());

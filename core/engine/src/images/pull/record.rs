@@ -88,14 +88,14 @@ impl Pull {
             Ok(known)
         };
         // The lease protects against this process's collector only, so it need not survive a power cut.
-        self.tenant.core.0.db.update(Durability::Crash, change).await
+        self.tenant.update(Durability::Crash, change).await
     }
 
     /// Ends a failed pull's lease.
     pub(super) async fn let_go(&self) {
         let (namespace, lease) = (self.tenant.namespace().clone(), self.lease.clone());
         let change = move |tx: &mut Tx<'_>| leases::delete(tx, &namespace, &lease);
-        if let Err(error) = self.tenant.core.0.db.update(Durability::Crash, change).await {
+        if let Err(error) = self.tenant.update(Durability::Crash, change).await {
             tracing::warn!(%error, lease = %self.lease, "a pull's lease stays until it expires");
         }
         self.tenant.core.0.collector.nudge();
@@ -162,7 +162,7 @@ impl Pull {
             // `small` lives until the batch is written: its files have no other holder.
             Ok((records, kept, small))
         };
-        let (records, kept, _small) = self.tenant.core.0.db.update(Durability::Power, change).await?;
+        let (records, kept, _small) = self.tenant.update(Durability::Power, change).await?;
         for (layer, _) in layers.iter().zip(kept).filter(|(_, kept)| *kept) {
             if let Some(files) = layer.files.as_ref().and_then(|files| files.get()) {
                 files.keep();

@@ -21,12 +21,12 @@ async fn open() -> (tempfile::TempDir, Db) {
 fn hold(db: &Db) -> std::sync::mpsc::Sender<()> {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let (begun, begins) = std::sync::mpsc::channel();
-    db.post(Durability::Crash, move |_| {
+    let wait = move |_: &mut Tx<'_>| {
         begun.send(()).unwrap();
         let _ = held.recv();
         Ok(())
-    })
-    .unwrap();
+    };
+    db.post(Durability::Crash, wait, drop).unwrap();
     begins.recv().unwrap();
     release
 }
@@ -45,7 +45,7 @@ async fn many_callers_share_one_write_and_one_sync() {
             })
         })
         .collect();
-    while db.0.queue.max_capacity() - db.0.queue.capacity() < 100 {
+    while db.0.queue.len() < 100 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // The last of them may have its place but not yet be in it.

@@ -86,7 +86,8 @@ impl Node {
         let shim =
             ShimConfig { shim: path("shim"), events_address: path("events.sock"), api_address: path("api.sock") };
         let drivers: Vec<Arc<dyn Snapshotter>> = vec![Arc::new(Nothing)];
-        let options = Options { root: path("root"), state: path("state"), drivers, registry: Default::default(), shim };
+        let (registry, events) = Default::default();
+        let options = Options { root: path("root"), state: path("state"), drivers, registry, shim, events };
         let core = Core::open(options).await.unwrap();
         let config = ServerConfig {
             root: path("root"),
