@@ -54,7 +54,7 @@ async fn a_described_device_is_in_its_container_only() -> Result<()> {
     let script = "echo $VENDOR $UNIT; cat /data; echo; id -G; echo gone > /dev/unit && cat /dev/unit; sleep 1000";
     let mut what = asking(&image, &format!("{vendor}=one"));
     what.command = ["sh", "-c", script].map(str::to_owned).into();
-    node.add(&pod, &config, what).await?;
+    let first = node.add(&pod, &config, what).await?;
     let lines = windlass_test_e2e::eventually("the lines", std::time::Duration::from_secs(10), async || {
         let log = node.raw_log("cdi", "main.log");
         (log.len() >= 3).then_some(log)
@@ -63,6 +63,9 @@ async fn a_described_device_is_in_its_container_only() -> Result<()> {
     ensure!(lines[0].ends_with(" stdout F all one"), "{lines:?}");
     ensure!(lines[1].ends_with(" stdout F of the vendor"), "{lines:?}");
     ensure!(lines[2].contains("4242") && lines.len() == 3, "{lines:?}");
+
+    let beside = node.cri.output(&first, &["sh", "-c", "echo $VENDOR $UNIT; id -G"]).await?;
+    ensure!(beside.starts_with("all one\n") && beside.contains("4242"), "{beside:?}");
 
     let mut by_annotation = cri::container("second", &image, &["sh", "-c", "test -c /dev/unit"]);
     by_annotation.annotations.insert("cdi.k8s.io/units".into(), format!("{vendor}=one"));

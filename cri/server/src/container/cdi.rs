@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use windlass_cri_api::v1;
 use windlass_model::{Error, Result};
@@ -34,6 +35,17 @@ struct Registry {
 struct Found {
     device: Edits,
     common: Edits,
+}
+
+/// What devices change of a process that runs beside a container's first one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beside {
+    /// Variables, each `NAME=value`.
+    #[serde(default)]
+    env: Vec<String>,
+    /// Groups that open the devices.
+    #[serde(default)]
+    groups: Vec<u32>,
 }
 
 /// The full names of the devices that a container asks for, each once, in the order of the request.
@@ -62,15 +74,16 @@ pub(crate) fn requested(config: &v1::ContainerConfig) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Checks that the machine has all devices in `names`. Blocks.
+/// What the devices `names` change of every process in their container: kept, because their files may change while it
+/// runs. Blocks.
 ///
 /// # Errors
 /// As [`inject`].
-pub(crate) fn check(names: &[String]) -> Result<()> {
+pub(crate) fn beside(names: &[String]) -> Result<Beside> {
     if names.is_empty() {
-        return Ok(());
+        return Ok(Beside::default());
     }
-    find(names, &FOLDERS.map(PathBuf::from)).map(drop)
+    Ok(Beside::of(&find(names, &FOLDERS.map(PathBuf::from))?))
 }
 
 /// Injects the devices `names` into `spec`, an OCI specification. Blocks.
@@ -118,6 +131,32 @@ fn find(names: &[String], folders: &[PathBuf]) -> Result<Vec<(String, Edits)>> {
 
 fn list(folders: &[PathBuf]) -> String {
     folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ")
+}
+
+impl Beside {
+    fn of(edits: &[(String, Edits)]) -> Self {
+        let groups = edits.iter().flat_map(|(_, edits)| &edits.additional_gids).filter(|gid| **gid != 0);
+        Self { env: edits.iter().flat_map(|(_, edits)| edits.env.clone()).collect(), groups: groups.copied().collect() }
+    }
+
+    /// True where nothing is changed.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// And what `more` devices change.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.env.extend(more.env);
+        self.groups.extend(more.groups);
+    }
+
+    /// Changes `process`, an OCI process.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::InvalidArgument`] where it is none.
+    pub(crate) fn apply(&self, process: &mut Value) -> Result<()> {
+        edits::process(process, "", &self.env, &self.groups)
+    }
 }
 
 impl Registry {
@@ -216,6 +255,12 @@ mod tests {
         }
         assert_eq!(spec["process"]["env"], json!(["PATH=/bin", "A=1", "ALL=1"]));
         assert_eq!(spec["process"]["user"]["additionalGids"], json!([44]));
+        let mut beside = json!({"env": ["A=0", "B=1"], "user": {"uid": 0, "gid": 0, "additionalGids": [44, 5]}});
+        Beside::of(&find(&wanted, &[folder.path().to_owned()]).unwrap()).apply(&mut beside).unwrap();
+        assert_eq!(
+            beside,
+            json!({"env": ["A=1", "B=1", "ALL=1"], "user": {"uid": 0, "gid": 0, "additionalGids": [44, 5]}})
+        );
         let device = &spec["linux"]["devices"][0];
         assert_eq!(
             (&device["path"], &device["type"], &device["major"], &device["minor"]),

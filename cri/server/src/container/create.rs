@@ -7,6 +7,7 @@ use windlass_cri_api::v1;
 use windlass_engine::images::ImageDetail;
 use windlass_model::{Error, Id, Kind, Result};
 
+use super::cdi::Beside;
 use super::image_volume::ImageVolume;
 use super::plan::{Plan, plan, wrong};
 use super::record::{ImageDefaults, Rung};
@@ -28,6 +29,7 @@ pub(super) struct Order {
     pub(super) image_user: String,
     pub(super) image_volumes: Vec<ImageVolume>,
     pub(super) image_stop_signal: Option<String>,
+    pub(super) devices: Beside,
 }
 
 impl Server {
@@ -66,8 +68,8 @@ impl Server {
             }
         }
         let (asked, names) = (config.clone(), cdi::requested(&config)?);
-        blocking(move || build::check(&asked, host()).and_then(|()| cdi::check(&names))).await?;
-        let order = self.order(pod, config, plan).await?;
+        let devices = blocking(move || build::check(&asked, host()).and_then(|()| cdi::beside(&names))).await?;
+        let order = Order { devices, ..self.order(pod, config, plan).await? };
         let id = crate::names::fresh_id()?;
         match self.climb_container(&id, order).await {
             Ok(_) => Ok(id),
@@ -113,6 +115,7 @@ impl Server {
             image_user: run.and_then(|run| run.user().clone()).unwrap_or_default(),
             image_volumes: self.find_image_volumes(&config).await?,
             image_stop_signal: run.and_then(|run| run.stop_signal().clone()),
+            devices: Beside::default(),
             pod,
             config,
             plan,

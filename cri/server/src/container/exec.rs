@@ -65,9 +65,15 @@ impl Server {
             process.set_env(Some(environment));
         }
         let broken = |error| Error::internal(format!("write the process of an exec: {error}"));
-        let Some(wanted) = container.adjustment()? else { return serde_json::to_vec(&process).map_err(broken) };
+        let wanted = container.adjustment()?;
+        if wanted.is_none() && container.devices.is_empty() {
+            return serde_json::to_vec(&process).map_err(broken);
+        }
         let mut process = serde_json::to_value(&process).map_err(broken)?;
-        crate::nri::apply_beside(&mut process, &wanted);
+        if let Some(wanted) = wanted {
+            crate::nri::apply_beside(&mut process, &wanted);
+        }
+        container.devices.apply(&mut process)?;
         serde_json::to_vec(&process).map_err(broken)
     }
 }

@@ -12,12 +12,13 @@ use windlass_model::snapshotter::Labels;
 use windlass_model::{Context as _, Error, Id, Mount, Result, Timestamp};
 use windlass_sys::idmap::IdMap;
 
+use super::cdi::Beside;
 use super::create::{Order, ignore_missing};
 use super::record::{Container, Rung, Step, User};
 use super::rootfs::Layers;
 use super::user::{self, Databases};
 use super::volume;
-use super::{blocking, labels, signal};
+use super::{blocking, cdi, labels, signal};
 use crate::Server;
 use crate::nri::Told;
 
@@ -46,9 +47,16 @@ impl Server {
         .await?;
         let entry = self.nri.entry().await;
         let wanted = self.nri_create_container(&Container { user: found.clone(), ..(*reserved).clone() }).await?;
+        let names: Vec<_> =
+            wanted.iter().flat_map(|wanted| &wanted.cdi_devices).map(|device| device.name.clone()).collect();
+        let more = match names.is_empty() {
+            true => Beside::default(),
+            false => blocking(move || cdi::beside(&names)).await?,
+        };
         let container = self
             .change_container(id, move |container| {
                 container.user = found;
+                container.devices.extend(more);
                 container.adjust(wanted.as_ref());
                 container.advance(Step::Create)
             })
@@ -75,6 +83,7 @@ impl Server {
             defaults: order.defaults.clone(),
             image_volumes: order.image_volumes.clone(),
             adjustment: String::new(),
+            devices: order.devices.clone(),
             selinux: self.selinux.of_container(labels::asker(&order.config), order.pod.selinux.as_ref())?,
             user: User::default(),
             stop_signal: asked.or(image).unwrap_or(signal::TERM),

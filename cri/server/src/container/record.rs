@@ -11,6 +11,7 @@ use windlass_cri_api::v1;
 use windlass_engine::{ContainerRecord, TypedBytes};
 use windlass_model::{Context as _, Error, Id, Result, Timestamp};
 
+use super::cdi::Beside;
 use super::image_volume::{self, ImageVolume};
 use super::spec::resources::merge;
 use crate::selinux::Labels;
@@ -138,6 +139,9 @@ pub(crate) struct Container {
     /// What plugins want of it: a `ContainerAdjustment` of the Node Resource Interface, in base64; empty: nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) adjustment: String,
+    /// What its devices change of the processes beside its first one.
+    #[serde(default, skip_serializing_if = "Beside::is_empty")]
+    pub(crate) devices: Beside,
     /// SELinux's labels; `None`: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) selinux: Option<Labels>,
@@ -340,6 +344,7 @@ pub(crate) mod tests {
             defaults: ImageDefaults::default(),
             image_volumes: Vec::new(),
             adjustment: String::new(),
+            devices: Beside::default(),
             selinux: None,
             user: User::default(),
             stop_signal: 15,

@@ -13,20 +13,12 @@ use crate::container::spec::device;
 /// # Errors
 /// What the kernel says of a device node; [`windlass_model::Kind::InvalidArgument`] where `spec` is no specification.
 pub(super) fn apply(spec: &mut Value, edits: &Edits, name: &str) -> Result<()> {
-    for variable in &edits.env {
-        set_variable(list(spec, "/process", "env")?, variable);
-    }
+    process(spec, "/process", &edits.env, &edits.additional_gids)?;
     for node in &edits.device_nodes {
         add_node(spec, node).context(|| format!("CDI device {name}"))?;
     }
     for device in &edits.net_devices {
         object(spec, "/linux", "netDevices")?.insert(device.host_interface_name.clone(), json!({"name": device.name}));
-    }
-    for gid in edits.additional_gids.iter().filter(|gid| **gid != 0) {
-        let groups = list(spec, "/process/user", "additionalGids")?;
-        if !groups.contains(&json!(gid)) {
-            groups.push(json!(gid));
-        }
     }
     if let Some(classes) = &edits.intel_rdt {
         object(spec, "/linux", "intelRdt")?.extend(classes.clone());
@@ -53,6 +45,23 @@ pub(super) fn apply(spec: &mut Value, edits: &Edits, name: &str) -> Result<()> {
     if !edits.mounts.is_empty() {
         // None may hide one that is inside it; those of one depth keep their order.
         mounts.sort_by_key(|mount| Path::new(mount["destination"].as_str().unwrap_or_default()).components().count());
+    }
+    Ok(())
+}
+
+/// Adds variables and groups to the process at `pointer`.
+///
+/// # Errors
+/// [`windlass_model::Kind::InvalidArgument`] where there is none.
+pub(super) fn process(spec: &mut Value, pointer: &str, env: &[String], groups: &[u32]) -> Result<()> {
+    for variable in env {
+        set_variable(list(spec, pointer, "env")?, variable);
+    }
+    for gid in groups.iter().filter(|gid| **gid != 0) {
+        let known = list(spec, &format!("{pointer}/user"), "additionalGids")?;
+        if !known.contains(&json!(gid)) {
+            known.push(json!(gid));
+        }
     }
     Ok(())
 }
