@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tonic::Code;
 use windlass_test_e2e::words::{self, IdMapping, UserNamespace};
-use windlass_test_e2e::{Node, Plan, code, cri};
+use windlass_test_e2e::{Node, Plan, code, cri, newer};
 
 const FIRST: u32 = 200_000;
 const LENGTH: u32 = 65_536;
@@ -123,6 +123,43 @@ async fn root_inside_is_nobody_outside_under_runc() -> Result<()> {
     a_pod_has_users_of_its_own(Plan { handlers, default_handler: "runc".into(), ..Plan::default() }).await
 }
 
+async fn users_of_its_own_on_the_hosts_network(plan: Plan) -> Result<()> {
+    let mut node = Node::start_with(plan).await?;
+    open(&node)?;
+    let status: newer::StatusResponse = node.cri.newer().ask("Status", &words::StatusRequest::default()).await?;
+    ensure!(status.features.is_some_and(|features| features.user_namespaces_host_network));
+    let image = node.busybox().await?;
+    let config = pod(&node, "outside", |options| options.network = words::NamespaceMode::Node as i32);
+    let sandbox = node.cri.run_pod(&config).await?;
+    let what = cri::container("main", &image, &["sleep", "1000"]);
+    let id = node.add(&sandbox, &config, what).await?;
+    let shell = async |script: &str| node.cri.output(&id, &["sh", "-c", script]).await;
+    let map = shell("cat /proc/self/uid_map").await?;
+    ensure!(map.split_whitespace().eq(["0", "200000", "65536"]), "{map}");
+    let network = fs::read_link("/proc/self/ns/net")?;
+    ensure!(
+        shell("readlink /proc/self/ns/net").await?.trim() == network.to_string_lossy(),
+        "the network is the host's"
+    );
+    ensure!(shell("ls /sys/class/net").await?.contains("lo") && shell("ls /sys/fs").await?.contains("cgroup"));
+    let refused =
+        shell("(ip link set lo down || touch /sys/x || mount -o remount,rw /sys) 2>/dev/null || echo no").await?;
+    ensure!(refused == "no\n", "{refused}");
+    node.cri.stop_pod(&sandbox).await?;
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_network_is_used_by_users_of_its_own() -> Result<()> {
+    users_of_its_own_on_the_hosts_network(Plan::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_network_is_used_by_users_of_its_own_under_runc() -> Result<()> {
+    let handlers = vec![("runc".to_owned(), "/usr/sbin/runc".to_owned())];
+    users_of_its_own_on_the_hosts_network(Plan { handlers, default_handler: "runc".into(), ..Plan::default() }).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_process_namespace_belongs_to_the_users_too() -> Result<()> {
     let mut node = Node::start().await?;
@@ -161,7 +198,7 @@ async fn users_that_cannot_be_are_refused_before_anything_is_made() -> Result<()
         ("userns_options.uids", |options| users(options).uids[0].host_id = u32::MAX),
         ("userns_options.mode", |options| users(options).mode = words::NamespaceMode::Target as i32),
         ("userns_options.uids", |options| users(options).mode = words::NamespaceMode::Node as i32),
-        ("namespace_options.network", |options| options.network = words::NamespaceMode::Node as i32),
+        ("namespace_options.ipc", |options| options.ipc = words::NamespaceMode::Node as i32),
     ];
     for (field, change) in cases {
         let refused = node.cri.run_pod(&pod(&node, "wrong", change)).await;

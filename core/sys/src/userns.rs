@@ -54,6 +54,16 @@ pub fn open(map: &IdMap) -> Result<OwnedFd> {
     Ok(File::open(child.namespace("user")).context(|| "open a user namespace".into())?.into())
 }
 
+/// Makes a user namespace with `map` and pins it at `user`; the network stays the host's. Nothing may be there yet; its
+/// folder is made. After an error nothing is left.
+///
+/// # Errors
+/// [`windlass_model::Kind::AlreadyExists`] where there is something; the kernel's refusal otherwise.
+pub fn create_on_host_network(map: &IdMap, user: &Path) -> Result<()> {
+    let child = make(map, CloneFlags::empty())?;
+    crate::netns::pin(&child.namespace("user"), user).context(|| format!("make the user namespace {}", user.display()))
+}
+
 /// Makes a user namespace with `map` and pins it at `user`, and with it a network namespace of its own, with `lo` up,
 /// pinned at `net`. Nothing may be at either path yet; their folders are made. After an error nothing is left.
 ///

@@ -41,7 +41,7 @@ impl Server {
             runtime_handlers: self.runtime_handlers().await,
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: true,
             }),
         })
     }

@@ -154,7 +154,8 @@ impl Server {
         blocking(move || {
             match (&map, &pin) {
                 (Some(map), Some(pin)) => userns::create(map, &user_pin, pin)?,
-                (_, pin) => pin.as_deref().map_or(Ok(()), netns::create)?,
+                (Some(map), None) => userns::create_on_host_network(map, &user_pin)?,
+                (None, pin) => pin.as_deref().map_or(Ok(()), netns::create)?,
             }
             files::write(&paths, &hostname, resolv_conf.as_deref(), map.as_ref().map(IdMap::root))?;
             cgroup::prepare(&pod, &Layout::detect()?)

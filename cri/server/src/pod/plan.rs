@@ -171,9 +171,9 @@ impl Sharing {
         let pid = mode("pid", options.pid, &[Pod, Container, Node])?;
         let field = "linux.security_context.namespace_options";
         let users = users::map(options.userns_options.as_ref(), &format!("config.{field}.userns_options"))?;
-        // The kernel lets a user namespace have nothing of the host's other namespaces.
+        // Of the host's network a pod's users may use what every user may; of the others they could not even have a view.
         if users.is_some() {
-            for (name, mode) in [("network", network), ("ipc", ipc), ("pid", pid)] {
+            for (name, mode) in [("ipc", ipc), ("pid", pid)] {
                 if mode == Node {
                     return Err(invalid(
                         &format!("{field}.{name}"),

@@ -24,6 +24,9 @@ const KERNEL: [Row; 6] = [
     ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
 ];
 
+/// Where the kernel shows its devices and the network.
+const SYS: &str = "/sys";
+
 /// The mounts of a container and how its root is to follow mounts of the host.
 #[derive(Clone, Debug)]
 pub(super) struct Mounts {
@@ -48,6 +51,11 @@ pub(super) fn mounts(
     let mut mounts = Vec::new();
     for (place, kind, source, options) in KERNEL {
         if replaced(Path::new(place)) {
+            continue;
+        }
+        if place == SYS && pod.users.is_some() && pod.netns.is_none() {
+            // A user namespace may mount only the view of a network of its own; of the host's it is shown the host's.
+            mounts.push(bind(place, Path::new(SYS), &["bind", "rprivate", "nosuid", "noexec", "nodev", "ro"])?);
             continue;
         }
         let writable = privileged && matches!(place, "/sys" | "/sys/fs/cgroup");
@@ -269,6 +277,20 @@ mod tests {
         let privileged = mounts(&config(vec![]), &[], &pod(), true).unwrap().mounts;
         let sys = privileged.iter().find(|mount| mount.destination() == Path::new("/sys")).unwrap();
         assert!(sys.options().clone().unwrap().contains(&"rw".into()));
+    }
+
+    #[test]
+    fn users_on_the_hosts_network_see_the_hosts_sys() {
+        let kind = |pod: &PodFacts| {
+            let all = mounts(&config(vec![]), &[], pod, false).unwrap().mounts;
+            all.iter().find(|mount| mount.destination() == Path::new("/sys")).unwrap().typ().clone().unwrap()
+        };
+        let ids = || vec![Range { inside: 0, outside: 7, length: 1 }];
+        let users = IdMap::new(ids(), ids()).unwrap();
+        let own = PodFacts { users: Some((users, "/run/users".into())), ..pod() };
+        assert_eq!((kind(&pod()).as_str(), kind(&own).as_str()), ("sysfs", "sysfs"));
+        assert_eq!(kind(&PodFacts { netns: None, ..own }), "bind");
+        assert_eq!(kind(&PodFacts { netns: None, ..pod() }), "sysfs");
     }
 
     #[test]

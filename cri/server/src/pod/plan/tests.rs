@@ -109,8 +109,8 @@ fn modes_that_a_pod_cannot_have_are_refused() {
     let own = v1::UserNamespace { uids: ids.clone(), gids: ids, ..bare };
     let plan = with(|config| config.linux = Some(users(own.clone()))).unwrap();
     assert_eq!((plan.users.unwrap().root(), plan.options.shm_owner), ((100_000, 100_000), (100_000, 100_000)));
-    let host = sharing(|options| (options.userns_options, options.network) = (Some(own), NODE));
-    refused(with(|config| config.linux = Some(host)), "namespace_options.network");
+    let host = sharing(|options| (options.userns_options, options.ipc) = (Some(own), NODE));
+    refused(with(|config| config.linux = Some(host)), "namespace_options.ipc");
     let hosts = v1::UserNamespace { mode: NODE, ..Default::default() };
     with(|config| config.linux = Some(sharing(|options| options.userns_options = Some(hosts)))).unwrap();
     let group =
