@@ -1,8 +1,9 @@
 //! Requests with one wrong field each: refused with the field's name before anything is made.
 
 use anyhow::{Result, ensure};
+use prost::Message as _;
 use tonic::Code;
-use windlass_test_e2e::newer::{self, RUNTIME, joined};
+use windlass_test_e2e::newer::{self, Bytes, IMAGES, RUNTIME, joined};
 use windlass_test_e2e::words::{self, ContainerConfig, PodSandboxConfig};
 use windlass_test_e2e::{Node, code, cri};
 
@@ -52,6 +53,15 @@ const PODS: &[(&str, PodChange)] = &[
     ("hostname", |c| c.hostname = "h".repeat(65)),
     ("hostname", |c| c.hostname = "a b".into()),
     ("log_directory", |c| c.log_directory = "relative".into()),
+    ("log_directory", |c| c.log_directory = "/a\0b".into()),
+    ("linux.overhead.memory_limit_in_bytes", |c| {
+        linux(c).overhead.get_or_insert_default().memory_limit_in_bytes = -2;
+    }),
+    ("linux.resources.cpu_quota", |c| linux(c).resources.get_or_insert_default().cpu_quota = 5),
+    ("selinux_options.level", |c| {
+        let wrong = words::SeLinuxOption { level: "low".into(), ..Default::default() };
+        linux(c).security_context.get_or_insert_default().selinux_options = Some(wrong);
+    }),
     ("dns_config.servers", |c| c.dns_config.get_or_insert_default().servers = vec!["1.1.1.1\nx".into()]),
     ("dns_config.searches", |c| c.dns_config.get_or_insert_default().searches = vec!["a".into(); 33]),
     ("dns_config.options", |c| c.dns_config.get_or_insert_default().options = vec![String::new()]),
@@ -126,6 +136,8 @@ const CONTAINERS: &[(&str, ContainerChange)] = &[
     ("devices[0].host_path", |c| device(c, |d| d.host_path = "null".into())),
     ("devices[0].host_path", |c| device(c, |d| d.host_path = "/etc/passwd".into())),
     ("devices[0].container_path", |c| device(c, |d| d.container_path = "x".into())),
+    ("devices[0].container_path", |c| device(c, |d| d.container_path = "/dev/\0".into())),
+    ("devices[0].host_path", |c| device(c, |d| d.host_path = "/dev/\0".into())),
     ("devices[0].permissions", |c| device(c, |d| d.permissions = "rwx".into())),
     ("CDI_devices[0].name", |c| c.cdi_devices = vec![words::CdiDevice { name: "gpu".into() }]),
     ("annotations[\"cdi.k8s.io/a\"]", |c| drop(c.annotations.insert("cdi.k8s.io/a".into(), "gpu".into()))),
@@ -156,6 +168,17 @@ const CONTAINERS: &[(&str, ContainerChange)] = &[
     ("masked_paths", |c| context(c).masked_paths = vec!["proc".into()]),
     ("readonly_paths", |c| context(c).readonly_paths = vec!["proc".into()]),
     ("namespace_options.pid", |c| context(c).namespace_options.get_or_insert_default().pid = 9),
+    ("namespace_options.network", |c| context(c).namespace_options.get_or_insert_default().network = 9),
+    ("namespace_options.ipc", |c| context(c).namespace_options.get_or_insert_default().ipc = 9),
+    ("selinux_options.type", |c| {
+        context(c).selinux_options = Some(words::SeLinuxOption { r#type: "a:b".into(), ..Default::default() });
+    }),
+    ("linux.resources.cpuset_mems", |c| resources(c).cpuset_mems = "0-".into()),
+    ("linux.resources.cpu_period", |c| resources(c).cpu_period = 5),
+    ("linux.resources.memory_swap_limit_in_bytes", |c| resources(c).memory_swap_limit_in_bytes = -5),
+    ("linux.resources.hugepage_limits[0].page_size", |c| {
+        resources(c).hugepage_limits = vec![words::HugepageLimit { page_size: "big".into(), limit: 1 }];
+    }),
     ("namespace_options.target_id", |c| {
         context(c).namespace_options.get_or_insert_default().pid = words::NamespaceMode::Target as i32;
     }),
@@ -213,5 +236,86 @@ async fn a_wrong_field_is_refused_by_name_before_anything_is_made() -> Result<()
     refused("cmd", node.cri.exec(&id, &[], 1).await)?;
     refused("cmd", node.cri.exec(&id, &["a\0b"], 1).await)?;
     refused("timeout", node.cri.exec(&id, &["true"], -1).await)?;
+    other_calls(&node, &pod, &id).await?;
+    let kept = node.cri.container_status(&id).await?;
+    ensure!(kept.state == words::ContainerState::ContainerRunning as i32, "{kept:?}");
+    node.finish().await
+}
+
+/// The calls that neither make a pod nor a container.
+async fn other_calls(node: &Node, pod: &str, id: &str) -> Result<()> {
+    let ask = async |service: &str, method: &str, field: &str, request: Vec<u8>| {
+        refused(field, node.cri.newer().call(service, method, Bytes(request)).await)
+    };
+    let state = Some(words::ContainerStateValue { state: 9 });
+    let filter = Some(words::ContainerFilter { state, ..Default::default() });
+    let containers = words::ListContainersRequest { filter };
+    ask(RUNTIME, "ListContainers", "filter.state", containers.encode_to_vec()).await?;
+    let state = Some(words::PodSandboxStateValue { state: 9 });
+    let filter = Some(words::PodSandboxFilter { state, ..Default::default() });
+    let pods = words::ListPodSandboxRequest { filter };
+    ask(RUNTIME, "ListPodSandbox", "filter.state", pods.encode_to_vec()).await?;
+    let limits = |change: fn(&mut words::LinuxContainerResources)| {
+        let mut limits = words::LinuxContainerResources::default();
+        change(&mut limits);
+        Some(limits)
+    };
+    let update = words::UpdateContainerResourcesRequest {
+        container_id: id.to_owned(),
+        linux: limits(|limits| limits.memory_limit_in_bytes = -3),
+        ..Default::default()
+    };
+    ask(RUNTIME, "UpdateContainerResources", "linux.memory_limit_in_bytes", update.encode_to_vec()).await?;
+    let windows = words::UpdateContainerResourcesRequest {
+        container_id: id.to_owned(),
+        windows: Some(words::WindowsContainerResources::default()),
+        ..Default::default()
+    };
+    ask(RUNTIME, "UpdateContainerResources", "windows", windows.encode_to_vec()).await?;
+    let pod_limits = newer::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod.to_owned(),
+        resources: limits(|limits| limits.cpu_shares = -1),
+        ..Default::default()
+    };
+    ask(RUNTIME, "UpdatePodSandboxResources", "resources.cpu_shares", pod_limits.encode_to_vec()).await?;
+    let exec = words::ExecRequest { container_id: id.to_owned(), cmd: vec!["true".into()], ..Default::default() };
+    ask(RUNTIME, "Exec", "stdin, stdout, stderr", exec.encode_to_vec()).await?;
+    let exec = words::ExecRequest { tty: true, stdout: true, stderr: true, ..exec };
+    ask(RUNTIME, "Exec", "stderr", exec.encode_to_vec()).await?;
+    let exec = words::ExecRequest { cmd: Vec::new(), stderr: false, ..exec };
+    ask(RUNTIME, "Exec", "cmd", exec.encode_to_vec()).await?;
+    let attach = words::AttachRequest { container_id: id.to_owned(), ..Default::default() };
+    ask(RUNTIME, "Attach", "stdin, stdout, stderr", attach.encode_to_vec()).await?;
+    let forward = words::PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: vec![80, 70_000] };
+    ask(RUNTIME, "PortForward", "port", forward.encode_to_vec()).await?;
+    let network = Some(words::NetworkConfig { pod_cidr: "10.0.0.0/99".into() });
+    let network =
+        words::UpdateRuntimeConfigRequest { runtime_config: Some(words::RuntimeConfig { network_config: network }) };
+    ask(RUNTIME, "UpdateRuntimeConfig", "pod_cidr", network.encode_to_vec()).await?;
+    for (image, auth) in [("", ""), ("UPPER//case", ""), ("registry.example/a", "no base64")] {
+        let auth = words::AuthConfig { auth: auth.into(), ..Default::default() };
+        let field = if auth.auth.is_empty() { "image.image" } else { "auth.auth" };
+        let pull = words::PullImageRequest { image: Some(cri::image(image)), auth: Some(auth), ..Default::default() };
+        ask(IMAGES, "PullImage", field, pull.encode_to_vec()).await?;
+    }
+    ask(IMAGES, "RemoveImage", "image.image", Vec::new()).await?;
+    ask(IMAGES, "ImageStatus", "image.image", Vec::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_built_says_so() -> Result<()> {
+    let mut node = Node::start().await?;
+    if node.excused("it has it") {
+        return Ok(());
+    }
+    let image = node.busybox().await?;
+    let config = node.pod("kept");
+    let pod = node.cri.run_pod(&config).await?;
+    let id = node.add(&pod, &config, cri::container("main", &image, &["sleep", "1000"])).await?;
+    let location = node.dir().join("checkpoint.tar").to_string_lossy().into_owned();
+    let request = words::CheckpointContainerRequest { container_id: id, location, timeout: 1 };
+    let refused = node.cri.newer().call(RUNTIME, "CheckpointContainer", Bytes(request.encode_to_vec())).await;
+    ensure!(code(&refused) == Code::Unimplemented, "{refused:?}");
+    ensure!(!node.dir().join("checkpoint.tar").exists());
     node.finish().await
 }

@@ -66,7 +66,7 @@ impl Server {
         self: &Arc<Self>,
         request: v1::StreamPodSandboxesRequest,
     ) -> Result<Batches<v1::PodSandbox, v1::StreamPodSandboxesResponse>> {
-        let items = self.pods_passing(request.filter).await;
+        let items = self.pods_passing(request.filter).await?;
         Ok(Batches::new(items, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes }))
     }
 
@@ -75,7 +75,7 @@ impl Server {
         self: &Arc<Self>,
         request: v1::StreamContainersRequest,
     ) -> Result<Batches<v1::Container, v1::StreamContainersResponse>> {
-        let items = self.containers_passing(request.filter);
+        let items = self.containers_passing(request.filter)?;
         Ok(Batches::new(items, |containers| v1::StreamContainersResponse { containers }))
     }
 

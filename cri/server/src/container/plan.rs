@@ -137,6 +137,8 @@ fn check_mount(mount: &v1::Mount) -> Result<(), Why> {
 fn check_device(device: &v1::Device) -> Result<(), Why> {
     let rules = [
         (device.host_path.starts_with('/'), "host_path", "is not absolute"),
+        (!device.host_path.contains('\0'), "host_path", "holds a NUL byte"),
+        (!device.container_path.contains('\0'), "container_path", "holds a NUL byte"),
         (
             device.container_path.is_empty() || device.container_path.starts_with('/'),
             "container_path",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use windlass_cri_api::v1;
 use windlass_model::{Error, Id, Result};
 
-use super::{Container, image_volume, signal};
+use super::{Container, image_volume, require, signal};
 use crate::Server;
 
 impl Server {
@@ -29,18 +29,23 @@ impl Server {
         self: &Arc<Self>,
         request: v1::ListContainersRequest,
     ) -> Result<v1::ListContainersResponse> {
-        Ok(v1::ListContainersResponse { containers: self.containers_passing(request.filter).collect() })
+        Ok(v1::ListContainersResponse { containers: self.containers_passing(request.filter)?.collect() })
     }
 
     /// What a list or a stream has: a snapshot, put into words one by one.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::InvalidArgument`] naming the part of the filter.
     pub(crate) fn containers_passing(
         &self,
         filter: Option<v1::ContainerFilter>,
-    ) -> impl Iterator<Item = v1::Container> + use<> {
+    ) -> Result<impl Iterator<Item = v1::Container> + use<>> {
         let filter = filter.unwrap_or_default();
+        let known = filter.state.is_none_or(|state| v1::ContainerState::try_from(state.state).is_ok());
+        require(known, "filter.state", "is unknown")?;
         let mut all = self.containers.all();
         all.retain(|container| container.is_visible() && passes(container, &filter));
-        all.into_iter().map(|container| item(&container))
+        Ok(all.into_iter().map(|container| item(&container)))
     }
 
     /// The status of each container of a pod, oldest first.

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use windlass_cri_api::v1;
 use windlass_engine::images::{Naming, PullRequest};
 use windlass_engine::registry::Credentials;
-use windlass_model::{Error, Platform, Reference, Result};
+use windlass_model::{Context as _, Error, Platform, Reference, Result};
 
 use crate::Server;
 
@@ -24,7 +24,7 @@ impl Server {
         if spec.image.is_empty() {
             return Err(Error::invalid("image.image is empty"));
         }
-        let reference: Reference = spec.image.parse()?;
+        let reference: Reference = spec.image.parse().context(|| "image.image".into())?;
         let auth = credentials(request.auth.as_ref(), reference.host())?;
         let pull = PullRequest {
             reference: reference.clone(),

@@ -10,7 +10,7 @@ use windlass_model::{Error, Id, Result};
 use windlass_sys::idmap::IdMap;
 
 use super::users;
-use crate::container::security;
+use crate::container::{limits, security};
 use crate::names::pod_name;
 use crate::network::bandwidth;
 use crate::selinux::{self, Asker};
@@ -93,8 +93,13 @@ impl PodPlan {
         selinux::check(context.selinux_options.as_ref(), "config.")?;
         let sharing = Sharing::new(&context.namespace_options.unwrap_or_default())?;
         check_hostname(&config.hostname)?;
-        if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
+        if !config.log_directory.is_empty()
+            && (!config.log_directory.starts_with('/') || config.log_directory.contains('\0'))
+        {
             return Err(invalid("log_directory", "is not an absolute path"));
+        }
+        for (field, asked) in [("overhead", &linux.overhead), ("resources", &linux.resources)] {
+            asked.iter().try_for_each(|asked| limits::check(asked, &format!("config.linux.{field}")))?;
         }
         let handler = if asked_handler.is_empty() { &server.default_runtime } else { &asked_handler };
         let runtime = server.runtimes.get(handler).cloned();

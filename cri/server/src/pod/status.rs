@@ -12,6 +12,7 @@ use windlass_model::{Error, Result, Timestamp};
 
 use super::record::Pod;
 use crate::Server;
+use crate::container::require;
 
 /// How long a verbose status waits for the plugins' CHECK.
 const CHECK: Duration = Duration::from_secs(5);
@@ -45,21 +46,26 @@ impl Server {
         &self,
         request: v1::ListPodSandboxRequest,
     ) -> Result<v1::ListPodSandboxResponse> {
-        Ok(v1::ListPodSandboxResponse { items: self.pods_passing(request.filter).await.collect() })
+        Ok(v1::ListPodSandboxResponse { items: self.pods_passing(request.filter).await?.collect() })
     }
 
     /// What a list or a stream has: a snapshot, put into words one by one.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::InvalidArgument`] naming the part of the filter.
     pub(crate) async fn pods_passing(
         &self,
         filter: Option<v1::PodSandboxFilter>,
-    ) -> impl Iterator<Item = v1::PodSandbox> + use<> {
+    ) -> Result<impl Iterator<Item = v1::PodSandbox> + use<>> {
         let filter = filter.unwrap_or_default();
+        let known = filter.state.is_none_or(|state| v1::PodSandboxState::try_from(state.state).is_ok());
+        require(known, "filter.state", "is unknown")?;
         let pods = self.pods_named(&filter.id, &filter.label_selector);
         let states = join_all(pods.iter().map(|pod| self.pod_state(pod))).await;
         let wanted = filter.state.map(|wanted| wanted.state);
         let items = pods.into_iter().zip(states);
         let items = items.filter(move |(_, state)| wanted.is_none_or(|wanted| wanted == *state as i32));
-        items.map(|(pod, state)| item(&pod, state))
+        Ok(items.map(|(pod, state)| item(&pod, state)))
     }
 
     /// The pods with an id, or all, that have some labels; oldest first.

@@ -89,6 +89,11 @@ pub(crate) fn check(context: Option<&v1::LinuxContainerSecurityContext>, pod: &v
     let allowed = sandbox.is_some_and(|sandbox| sandbox.privileged);
     require(!context.privileged || allowed, &at("privileged"), "is asked of a pod that is not privileged")?;
     if let Some(options) = &context.namespace_options {
+        // Both are the pod's in any case, but an unknown word means something that is not known here.
+        for (field, mode) in [("network", options.network), ("ipc", options.ipc)] {
+            let known = v1::NamespaceMode::try_from(mode).is_ok();
+            require(known, &at(&format!("namespace_options.{field}")), "is unknown")?;
+        }
         let pid = v1::NamespaceMode::try_from(options.pid);
         require(pid.is_ok(), &at("namespace_options.pid"), "is unknown")?;
         let target = pid == Ok(v1::NamespaceMode::Target);
