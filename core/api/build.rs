@@ -6,33 +6,46 @@ use std::error::Error;
 
 use tonic_build::manual::{Builder, Method, Service};
 
+use crate::Streams::{Answer, Both, Neither};
+
 /// Where the messages of most services are.
 const V1: &str = "containerd_client::services::v1";
 
 /// Where those of the snapshots service are.
 const SNAPSHOTS: &str = "containerd_client::services::v1::snapshots";
 
-/// One method: its name on the wire, what it takes, what it gives, and whether it gives a stream.
-type Row = (&'static str, &'static str, &'static str, bool);
+/// One method: its name on the wire, what it takes, what it gives, and which of the two are streams.
+type Row = (&'static str, &'static str, &'static str, Streams);
+
+/// Which side of a method is a stream.
+#[derive(Clone, Copy)]
+enum Streams {
+    /// One message for one.
+    Neither,
+    /// One message is answered by a stream.
+    Answer,
+    /// A stream in, a stream out.
+    Both,
+}
 
 /// No message; the builder takes names of types only, so `()` has one.
 const EMPTY: &str = "crate::words::Nothing";
 
 /// Package, service, where its messages are, and its methods.
 const SERVICES: &[(&str, &str, &str, &[Row])] = &[
-    ("containerd.services.version.v1", "Version", V1, &[("Version", EMPTY, "VersionResponse", false)]),
-    ("grpc.health.v1", "Health", "crate::health", &[("Check", "HealthCheckRequest", "HealthCheckResponse", false)]),
-    ("containerd.services.introspection.v1", "Introspection", V1, &[("Server", EMPTY, "ServerResponse", false)]),
+    ("containerd.services.version.v1", "Version", V1, &[("Version", EMPTY, "VersionResponse", Neither)]),
+    ("grpc.health.v1", "Health", "crate::health", &[("Check", "HealthCheckRequest", "HealthCheckResponse", Neither)]),
+    ("containerd.services.introspection.v1", "Introspection", V1, &[("Server", EMPTY, "ServerResponse", Neither)]),
     (
         "containerd.services.namespaces.v1",
         "Namespaces",
         V1,
         &[
-            ("Get", "GetNamespaceRequest", "GetNamespaceResponse", false),
-            ("List", "ListNamespacesRequest", "ListNamespacesResponse", false),
-            ("Create", "CreateNamespaceRequest", "CreateNamespaceResponse", false),
-            ("Update", "UpdateNamespaceRequest", "UpdateNamespaceResponse", false),
-            ("Delete", "DeleteNamespaceRequest", EMPTY, false),
+            ("Get", "GetNamespaceRequest", "GetNamespaceResponse", Neither),
+            ("List", "ListNamespacesRequest", "ListNamespacesResponse", Neither),
+            ("Create", "CreateNamespaceRequest", "CreateNamespaceResponse", Neither),
+            ("Update", "UpdateNamespaceRequest", "UpdateNamespaceResponse", Neither),
+            ("Delete", "DeleteNamespaceRequest", EMPTY, Neither),
         ],
     ),
     (
@@ -40,13 +53,15 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         "Content",
         V1,
         &[
-            ("Info", "InfoRequest", "InfoResponse", false),
-            ("List", "ListContentRequest", "ListContentResponse", true),
-            ("Delete", "DeleteContentRequest", EMPTY, false),
-            ("Read", "ReadContentRequest", "ReadContentResponse", true),
-            ("Status", "StatusRequest", "StatusResponse", false),
-            ("ListStatuses", "ListStatusesRequest", "ListStatusesResponse", false),
-            ("Abort", "AbortRequest", EMPTY, false),
+            ("Info", "InfoRequest", "InfoResponse", Neither),
+            ("List", "ListContentRequest", "ListContentResponse", Answer),
+            ("Delete", "DeleteContentRequest", EMPTY, Neither),
+            ("Read", "ReadContentRequest", "ReadContentResponse", Answer),
+            ("Status", "StatusRequest", "StatusResponse", Neither),
+            ("ListStatuses", "ListStatusesRequest", "ListStatusesResponse", Neither),
+            ("Write", "WriteContentRequest", "WriteContentResponse", Both),
+            ("Update", "UpdateRequest", "UpdateResponse", Neither),
+            ("Abort", "AbortRequest", EMPTY, Neither),
         ],
     ),
     (
@@ -54,9 +69,9 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         "Images",
         V1,
         &[
-            ("Get", "GetImageRequest", "GetImageResponse", false),
-            ("List", "ListImagesRequest", "ListImagesResponse", false),
-            ("Delete", "DeleteImageRequest", EMPTY, false),
+            ("Get", "GetImageRequest", "GetImageResponse", Neither),
+            ("List", "ListImagesRequest", "ListImagesResponse", Neither),
+            ("Delete", "DeleteImageRequest", EMPTY, Neither),
         ],
     ),
     (
@@ -64,10 +79,10 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         "Snapshots",
         SNAPSHOTS,
         &[
-            ("Mounts", "MountsRequest", "MountsResponse", false),
-            ("Stat", "StatSnapshotRequest", "StatSnapshotResponse", false),
-            ("List", "ListSnapshotsRequest", "ListSnapshotsResponse", true),
-            ("Usage", "UsageRequest", "UsageResponse", false),
+            ("Mounts", "MountsRequest", "MountsResponse", Neither),
+            ("Stat", "StatSnapshotRequest", "StatSnapshotResponse", Neither),
+            ("List", "ListSnapshotsRequest", "ListSnapshotsResponse", Answer),
+            ("Usage", "UsageRequest", "UsageResponse", Neither),
         ],
     ),
     (
@@ -75,9 +90,9 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         "Containers",
         V1,
         &[
-            ("Get", "GetContainerRequest", "GetContainerResponse", false),
-            ("List", "ListContainersRequest", "ListContainersResponse", false),
-            ("ListStream", "ListContainersRequest", "ListContainerMessage", true),
+            ("Get", "GetContainerRequest", "GetContainerResponse", Neither),
+            ("List", "ListContainersRequest", "ListContainersResponse", Neither),
+            ("ListStream", "ListContainersRequest", "ListContainerMessage", Answer),
         ],
     ),
     (
@@ -85,25 +100,25 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         "Tasks",
         V1,
         &[
-            ("Create", "CreateTaskRequest", "CreateTaskResponse", false),
-            ("Start", "StartRequest", "StartResponse", false),
-            ("Delete", "DeleteTaskRequest", "DeleteResponse", false),
-            ("DeleteProcess", "DeleteProcessRequest", "DeleteResponse", false),
-            ("Get", "GetRequest", "GetResponse", false),
-            ("List", "ListTasksRequest", "ListTasksResponse", false),
-            ("Kill", "KillRequest", EMPTY, false),
-            ("Exec", "ExecProcessRequest", EMPTY, false),
-            ("ResizePty", "ResizePtyRequest", EMPTY, false),
-            ("CloseIO", "CloseIoRequest", EMPTY, false),
-            ("Pause", "PauseTaskRequest", EMPTY, false),
-            ("Resume", "ResumeTaskRequest", EMPTY, false),
-            ("ListPids", "ListPidsRequest", "ListPidsResponse", false),
-            ("Update", "UpdateTaskRequest", EMPTY, false),
-            ("Metrics", "MetricsRequest", "MetricsResponse", false),
-            ("Wait", "WaitRequest", "WaitResponse", false),
+            ("Create", "CreateTaskRequest", "CreateTaskResponse", Neither),
+            ("Start", "StartRequest", "StartResponse", Neither),
+            ("Delete", "DeleteTaskRequest", "DeleteResponse", Neither),
+            ("DeleteProcess", "DeleteProcessRequest", "DeleteResponse", Neither),
+            ("Get", "GetRequest", "GetResponse", Neither),
+            ("List", "ListTasksRequest", "ListTasksResponse", Neither),
+            ("Kill", "KillRequest", EMPTY, Neither),
+            ("Exec", "ExecProcessRequest", EMPTY, Neither),
+            ("ResizePty", "ResizePtyRequest", EMPTY, Neither),
+            ("CloseIO", "CloseIoRequest", EMPTY, Neither),
+            ("Pause", "PauseTaskRequest", EMPTY, Neither),
+            ("Resume", "ResumeTaskRequest", EMPTY, Neither),
+            ("ListPids", "ListPidsRequest", "ListPidsResponse", Neither),
+            ("Update", "UpdateTaskRequest", EMPTY, Neither),
+            ("Metrics", "MetricsRequest", "MetricsResponse", Neither),
+            ("Wait", "WaitRequest", "WaitResponse", Neither),
         ],
     ),
-    ("containerd.services.leases.v1", "Leases", V1, &[("List", "ListRequest", "ListResponse", false)]),
+    ("containerd.services.leases.v1", "Leases", V1, &[("List", "ListRequest", "ListResponse", Neither)]),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -123,7 +138,12 @@ fn service((package, name, messages, methods): &(&str, &str, &str, &[Row])) -> S
             .input_type(place(takes))
             .output_type(place(gives))
             .codec_path("tonic_prost::ProstCodec");
-        service = service.method(if *streams { method.server_streaming().build() } else { method.build() });
+        let method = match streams {
+            Neither => method,
+            Answer => method.server_streaming(),
+            Both => method.client_streaming().server_streaming(),
+        };
+        service = service.method(method.build());
     }
     service.build()
 }

@@ -1,31 +1,37 @@
 //! `containerd.services.content.v1.Content`: blobs and how far those being written are.
 
+mod write;
+
 use std::borrow::Cow;
 use std::io::SeekFrom;
 use std::pin::Pin;
+use std::time::Duration;
 
 use containerd_client::services::v1::{
     AbortRequest, DeleteContentRequest, Info as Word, InfoRequest, InfoResponse, ListContentRequest,
     ListContentResponse, ListStatusesRequest, ListStatusesResponse, ReadContentRequest, ReadContentResponse,
-    Status as Progress, StatusRequest, StatusResponse,
+    Status as Progress, StatusRequest, StatusResponse, UpdateRequest, UpdateResponse, WriteContentRequest,
+    WriteContentResponse,
 };
 use futures::Stream;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tonic::{Request, Response, Status};
 use windlass_engine::Core;
 use windlass_engine::content::{Info, IngestStatus};
-use windlass_model::Error;
 use windlass_model::filter::label;
+use windlass_model::{Error, Kind};
 
 use crate::codes::status;
 use crate::served::content_server::{Content, ContentServer};
-use crate::tenant;
-use crate::words;
+use crate::{mask, tenant, words};
 
 /// How many blobs one message of a list tells of.
 const BATCH: usize = 100;
 
-/// How many bytes one message of a read carries; a message may have 4 MiB.
+/// How long an abort waits for a writer whose client has just gone away.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How many bytes one message of a read carries.
 const CHUNK: u64 = 1 << 20;
 
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -42,6 +48,7 @@ pub(crate) fn service(core: Core) -> ContentServer<impl Content> {
 impl Content for Service {
     type ListStream = Streaming<ListContentResponse>;
     type ReadStream = Streaming<ReadContentResponse>;
+    type WriteStream = Streaming<WriteContentResponse>;
 
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let digest = words::digest(&request.get_ref().digest)?;
@@ -104,10 +111,36 @@ impl Content for Service {
         Ok(Response::new(ListStatusesResponse { statuses: found.into_iter().map(progress).collect() }))
     }
 
-    async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<()>, Status> {
+    async fn write(
+        &self,
+        request: Request<tonic::Streaming<WriteContentRequest>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        let (store, lease) = (tenant::of(&self.core, &request)?.content(), tenant::lease(&request)?);
+        Ok(Response::new(Box::pin(write::run(request.into_inner(), store, lease))))
+    }
+
+    async fn update(&self, request: Request<UpdateRequest>) -> Result<Response<UpdateResponse>, Status> {
         let store = tenant::of(&self.core, &request)?.content();
-        store.abort(&request.get_ref().r#ref).await.map_err(status)?;
-        Ok(Response::new(()))
+        let UpdateRequest { info, update_mask } = request.into_inner();
+        let info = info.ok_or_else(|| Status::invalid_argument("an info is required"))?;
+        let (digest, paths) = (words::digest(&info.digest)?, mask::paths(update_mask));
+        mask::check(&paths, "a blob", &[], &["labels"])?;
+        let change = move |labels: &mut _| mask::merge_texts(labels, info.labels, &paths, "labels");
+        let changed = store.update_labels(&digest, change).await.map_err(status)?;
+        Ok(Response::new(UpdateResponse { info: Some(word(changed)) }))
+    }
+
+    async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<()>, Status> {
+        let (store, lease) = (tenant::of(&self.core, &request)?.content(), tenant::lease(&request)?);
+        let (begun, reference) = (tokio::time::Instant::now(), &request.get_ref().r#ref);
+        loop {
+            match store.abort(reference, lease.as_ref()).await {
+                Err(error) if error.kind() == Kind::Unavailable && begun.elapsed() < LINGER => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done => return done.map(Response::new).map_err(status),
+            }
+        }
     }
 }
 

@@ -1,14 +1,18 @@
-//! Whose request it is: the header `containerd-namespace` made a tenant.
+//! Whose request it is: the header `containerd-namespace` made a tenant; and for whom it holds what it makes: the header
+//! `containerd-lease`.
 
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 use windlass_engine::{Core, Tenant};
-use windlass_model::{Error, Namespace};
+use windlass_model::{Error, LeaseId, Namespace};
 
 use crate::codes::status;
 
-/// The header.
+/// The header of the namespace.
 const NAMESPACE: &str = "containerd-namespace";
+
+/// The header of the lease.
+const LEASE: &str = "containerd-lease";
 
 /// The tenant that a request names.
 pub(crate) fn of<T>(core: &Core, request: &Request<T>) -> Result<Tenant, Status> {
@@ -16,13 +20,21 @@ pub(crate) fn of<T>(core: &Core, request: &Request<T>) -> Result<Tenant, Status>
     Ok(core.tenant(namespace))
 }
 
+/// The lease that a request names; it need not exist. Without one, what the request makes is held by nobody.
+pub(crate) fn lease<T>(request: &Request<T>) -> Result<Option<LeaseId>, Status> {
+    let value = header(request.metadata(), LEASE).map_err(status)?;
+    value.map(str::parse).transpose().map_err(status)
+}
+
 fn namespace(headers: &MetadataMap) -> windlass_model::Result<Namespace> {
-    let value = headers.get(NAMESPACE).ok_or_else(|| Error::precondition("namespace is required"))?;
-    let text = value.to_str().map_err(|_| Error::invalid(format!("{NAMESPACE} is not ASCII")))?;
-    if text.is_empty() {
-        return Err(Error::precondition("namespace is required"));
-    }
-    text.parse()
+    header(headers, NAMESPACE)?.ok_or_else(|| Error::precondition("namespace is required"))?.parse()
+}
+
+/// A header's value; an empty one is none.
+fn header<'a>(headers: &'a MetadataMap, name: &str) -> windlass_model::Result<Option<&'a str>> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| Error::invalid(format!("{name} is not ASCII")))?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 #[cfg(test)]
@@ -42,5 +54,18 @@ mod tests {
         assert_eq!(with("").expect_err("empty").kind(), Kind::FailedPrecondition);
         assert_eq!(with("../up").expect_err("bad").kind(), Kind::InvalidArgument);
         assert_eq!(with("k8s.io").expect("good").as_str(), "k8s.io");
+    }
+
+    #[test]
+    fn a_lease_may_be_named() {
+        let with = |value: &'static str| {
+            let mut request = Request::new(());
+            request.metadata_mut().insert(LEASE, value.parse().expect("ascii"));
+            lease(&request)
+        };
+        assert_eq!(lease(&Request::new(())).expect("none"), None);
+        assert_eq!(with("").expect("empty"), None);
+        assert_eq!(with("a b").expect_err("bad").code(), tonic::Code::InvalidArgument);
+        assert_eq!(with("519466803-3X_-").expect("good").expect("a lease").as_str(), "519466803-3X_-");
     }
 }

@@ -110,12 +110,15 @@ impl Core {
         &self.0.state
     }
 
-    /// The snapshot driver of that name.
+    /// The snapshot driver of that name, the engine's or containerd's.
     ///
     /// # Errors
     /// [`Kind::NotFound`] where there is no such driver.
     pub fn driver(&self, name: &str) -> Result<&Arc<dyn Snapshotter>> {
-        self.0.drivers.get(name).ok_or_else(|| Error::not_found(format!("snapshot driver {name:?} is not configured")))
+        self.0
+            .drivers
+            .get(snapshots::driver_name(name))
+            .ok_or_else(|| Error::not_found(format!("snapshot driver {name:?} is not configured")))
     }
 
     /// Collects garbage now and waits until the files are gone.

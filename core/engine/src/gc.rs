@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use windlass_model::snapshotter::{Kind, Labels};
-use windlass_model::{Digest, Id, Namespace, Result, Timestamp};
+use windlass_model::{Digest, LeaseId, Namespace, Result, Timestamp};
 
 use crate::content::{self, BlobRecord};
 use crate::core::Inner;
@@ -65,7 +65,7 @@ type SnapshotKey = (Namespace, String, String);
 /// What a marking found to delete.
 #[derive(Debug, Default)]
 struct Garbage {
-    leases: Vec<(Namespace, Id)>,
+    leases: Vec<(Namespace, LeaseId)>,
     blobs: Vec<BlobKey>,
     snapshots: Vec<(SnapshotKey, SnapshotRecord)>,
 }
@@ -198,7 +198,7 @@ fn mark(reader: &impl Reader, now: Timestamp) -> Result<Garbage> {
 
 impl Marking {
     /// Takes the live leases as roots and gives those that have expired.
-    fn leases(&mut self, reader: &impl Reader, now: Timestamp) -> Result<Vec<(Namespace, Id)>> {
+    fn leases(&mut self, reader: &impl Reader, now: Timestamp) -> Result<Vec<(Namespace, LeaseId)>> {
         let mut expired = Vec::new();
         for (key, lease) in reader.scan(&LEASES, &())? {
             // A label that cannot be read keeps the lease.
@@ -288,7 +288,7 @@ impl Marking {
     }
 
     /// What was not marked. A snapshot on which another stands stays, too: a flat lease may keep only the upper one.
-    fn rest(mut self, leases: Vec<(Namespace, Id)>) -> Garbage {
+    fn rest(mut self, leases: Vec<(Namespace, LeaseId)>) -> Garbage {
         let mut next: Vec<SnapshotKey> = self.marked_snapshots.iter().cloned().collect();
         while let Some((namespace, driver, key)) = next.pop() {
             let snapshot = self.snapshots.get(&(namespace.clone(), driver.clone(), key));

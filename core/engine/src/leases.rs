@@ -1,13 +1,13 @@
 //! Leases: named holds that keep resources from the garbage collector, optionally until a moment.
 
 use serde::{Deserialize, Serialize};
-use windlass_model::{Error, Id, Namespace, Result, Timestamp, snapshotter::Labels};
+use windlass_model::{Error, LeaseId, Namespace, Result, Timestamp, snapshotter::Labels};
 
 use crate::Tenant;
 use crate::meta::schema::{LEASED, LEASES};
 use crate::meta::{Durability, Reader, Tx};
-use crate::namespaces;
 use crate::records::check_labels;
+use crate::{namespaces, snapshots};
 
 /// The label whose RFC 3339 value ends a lease at that moment.
 pub const EXPIRE: &str = "containerd.io/gc.expire";
@@ -29,7 +29,7 @@ pub struct LeaseRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Its id.
-    pub id: Id,
+    pub id: LeaseId,
     /// Labels of the client.
     pub labels: Labels,
     /// When it was made.
@@ -67,13 +67,30 @@ impl Resource {
         Self { kind: "images".into(), id: name.into() }
     }
 
-    fn check(&self) -> Result<()> {
-        let known = matches!(self.kind.as_str(), "content" | "images" | "ingests")
-            || self.kind.strip_prefix("snapshots/").is_some_and(|driver| !driver.is_empty());
-        if known && !self.id.is_empty() {
-            return Ok(());
+    /// A blob on the way.
+    pub fn ingest(reference: &str) -> Self {
+        Self { kind: "ingests".into(), id: reference.into() }
+    }
+
+    /// The resource, with its driver called as the engine calls it.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::Unimplemented`] for a kind that no lease can hold, [`windlass_model::Kind::InvalidArgument`]
+    /// for an id that is none of its kind.
+    fn checked(&self) -> Result<Self> {
+        let refuse = || Error::invalid(format!("a lease cannot hold {:?} of kind {:?}", self.id, self.kind));
+        if self.id.is_empty() {
+            return Err(refuse());
         }
-        Err(Error::invalid(format!("a lease cannot hold {:?} of kind {:?}", self.id, self.kind)))
+        match (self.kind.as_str(), self.kind.split_once('/')) {
+            ("content", _) => self.id.parse().map(|digest| Self::content(&digest)),
+            ("images" | "ingests", _) => Ok(self.clone()),
+            (_, Some(("snapshots", driver))) if !driver.is_empty() && !driver.contains('/') => {
+                Ok(Self::snapshot(snapshots::driver_name(driver), &self.id))
+            }
+            ("snapshots", _) | (_, Some(("snapshots" | "content" | "images" | "ingests", _))) => Err(refuse()),
+            _ => Err(Error::unimplemented(format!("no lease can hold things of kind {:?}", self.kind))),
+        }
     }
 }
 
@@ -104,7 +121,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`windlass_model::Kind::AlreadyExists`]; [`windlass_model::Kind::InvalidArgument`] for a bad expiry.
-    pub async fn create(&self, id: &Id, labels: Labels) -> Result<Lease> {
+    pub async fn create(&self, id: &LeaseId, labels: Labels) -> Result<Lease> {
         check_labels(&labels)?;
         let record = LeaseRecord { labels, created_at: Timestamp::now() };
         record.expires()?;
@@ -125,7 +142,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`windlass_model::Kind::NotFound`].
-    pub async fn delete(&self, id: &Id) -> Result<()> {
+    pub async fn delete(&self, id: &LeaseId) -> Result<()> {
         let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
         self.tenant.update(Durability::Power, move |tx| delete(tx, &namespace, &id)).await?;
         self.tenant.core.0.collector.nudge();
@@ -144,7 +161,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`windlass_model::Kind::NotFound`] without the lease; [`windlass_model::Kind::InvalidArgument`] for an unknown kind.
-    pub async fn add_resource(&self, id: &Id, resource: Resource) -> Result<()> {
+    pub async fn add_resource(&self, id: &LeaseId, resource: Resource) -> Result<()> {
         let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
         self.tenant.update(Durability::Power, move |tx| add(tx, &namespace, &id, &resource)).await
     }
@@ -153,11 +170,12 @@ impl Leases {
     ///
     /// # Errors
     /// [`windlass_model::Kind::NotFound`] without the lease.
-    pub async fn remove_resource(&self, id: &Id, resource: Resource) -> Result<()> {
+    pub async fn remove_resource(&self, id: &LeaseId, resource: Resource) -> Result<()> {
+        let resource = resource.checked()?;
         let (namespace, id) = (self.tenant.namespace().clone(), id.clone());
         let change = move |tx: &mut Tx<'_>| {
             require(tx, &namespace, &id)?;
-            tx.delete(&LEASED, &(namespace, id, resource.kind, resource.id));
+            remove(tx, &namespace, &id, &resource);
             Ok(())
         };
         self.tenant.update(Durability::Power, change).await?;
@@ -169,7 +187,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`windlass_model::Kind::NotFound`] without the lease.
-    pub async fn resources(&self, id: &Id) -> Result<Vec<Resource>> {
+    pub async fn resources(&self, id: &LeaseId) -> Result<Vec<Resource>> {
         let view = self.tenant.core.0.db.view();
         let prefix = (self.tenant.namespace().clone(), id.clone());
         require(&view, &prefix.0, id)?;
@@ -178,7 +196,9 @@ impl Leases {
     }
 }
 
-fn require(reader: &impl Reader, namespace: &Namespace, id: &Id) -> Result<()> {
+/// # Errors
+/// [`windlass_model::Kind::NotFound`] without the lease.
+pub(crate) fn require(reader: &impl Reader, namespace: &Namespace, id: &LeaseId) -> Result<()> {
     if reader.has(&LEASES, &(namespace.clone(), id.clone()))? {
         return Ok(());
     }
@@ -189,17 +209,32 @@ fn require(reader: &impl Reader, namespace: &Namespace, id: &Id) -> Result<()> {
 ///
 /// # Errors
 /// [`windlass_model::Kind::NotFound`] without the lease; [`windlass_model::Kind::InvalidArgument`] for an unknown kind.
-pub(crate) fn add(tx: &mut Tx<'_>, namespace: &Namespace, id: &Id, resource: &Resource) -> Result<()> {
-    resource.check()?;
+pub(crate) fn add(tx: &mut Tx<'_>, namespace: &Namespace, id: &LeaseId, resource: &Resource) -> Result<()> {
+    let Resource { kind, id: held } = resource.checked()?;
     require(tx, namespace, id)?;
-    tx.put(&LEASED, &(namespace.clone(), id.clone(), resource.kind.clone(), resource.id.clone()), &())
+    tx.put(&LEASED, &(namespace.clone(), id.clone(), kind, held), &())
+}
+
+/// Inside a larger batch: lets a lease no longer hold `resource`; fine where it did not, or where there is no such lease.
+pub(crate) fn remove(tx: &mut Tx<'_>, namespace: &Namespace, id: &LeaseId, resource: &Resource) {
+    tx.delete(&LEASED, &(namespace.clone(), id.clone(), resource.kind.clone(), resource.id.clone()));
+}
+
+/// True where any lease of the namespace holds exactly `resource`.
+pub(crate) fn is_held(reader: &impl Reader, namespace: &Namespace, resource: &Resource) -> Result<bool> {
+    let mut held = false;
+    for ((_, lease), _) in reader.scan(&LEASES, namespace)? {
+        let key = (namespace.clone(), lease, resource.kind.clone(), resource.id.clone());
+        held = held || reader.has(&LEASED, &key)?;
+    }
+    Ok(held)
 }
 
 /// Inside a larger batch: ends a lease.
 ///
 /// # Errors
 /// [`windlass_model::Kind::NotFound`].
-pub(crate) fn delete(tx: &mut Tx<'_>, namespace: &Namespace, id: &Id) -> Result<()> {
+pub(crate) fn delete(tx: &mut Tx<'_>, namespace: &Namespace, id: &LeaseId) -> Result<()> {
     require(tx, namespace, id)?;
     let key = (namespace.clone(), id.clone());
     for (resource, ()) in tx.scan(&LEASED, &key)? {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use windlass_model::event::Event;
 use windlass_model::snapshotter::{Kind, Labels, SnapshotId, Snapshotter, Usage};
-use windlass_model::{Context, Error, Id, Mount, Namespace, Result, Timestamp};
+use windlass_model::{Context, Error, LeaseId, Mount, Namespace, Result, Timestamp};
 
 use crate::events::Events;
 use crate::leases::{self, Resource};
@@ -93,6 +93,12 @@ pub(crate) enum Recorded {
 
 /// A snapshot's place in the table: namespace, driver, key.
 type Key = (Namespace, String, String);
+
+/// A driver by the engine's name for it: containerd's clients call the overlay driver `overlayfs`, in requests, in container
+/// records and in labels.
+pub fn driver_name(name: &str) -> &str {
+    if name == "overlayfs" { "overlay" } else { name }
+}
 
 impl SnapshotInfo {
     fn new(key: String, record: SnapshotRecord) -> Self {
@@ -197,7 +203,7 @@ impl Snapshots {
         key: &str,
         parent: Option<&str>,
         labels: Labels,
-        lease: Option<&Id>,
+        lease: Option<&LeaseId>,
     ) -> Result<Vec<Mount>> {
         self.make(Kind::Active, key, parent, labels, lease).await
     }
@@ -211,7 +217,7 @@ impl Snapshots {
         key: &str,
         parent: Option<&str>,
         labels: Labels,
-        lease: Option<&Id>,
+        lease: Option<&LeaseId>,
     ) -> Result<Vec<Mount>> {
         self.make(Kind::View, key, parent, labels, lease).await
     }
@@ -222,7 +228,7 @@ impl Snapshots {
         key: &str,
         parent: Option<&str>,
         labels: Labels,
-        lease: Option<&Id>,
+        lease: Option<&LeaseId>,
     ) -> Result<Vec<Mount>> {
         check_labels(&labels)?;
         if key.is_empty() {
@@ -261,7 +267,7 @@ impl Snapshots {
         kind: Kind,
         parent: Option<&str>,
         labels: Labels,
-        lease: Option<&Id>,
+        lease: Option<&LeaseId>,
         parents: Vec<SnapshotId>,
     ) -> Result<()> {
         let (events, parent, lease) = (self.tenant.events().clone(), parent.map(str::to_owned), lease.cloned());

@@ -23,8 +23,17 @@ pub fn is_identifier(text: &str) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
+/// The longest lease id, in bytes.
+pub const MAX_LEASE_LENGTH: usize = 256;
+
+/// True for what may name a lease: visible ASCII, as it travels in a header. containerd does not look at lease ids, and its
+/// clients make such as `519466803-3X_-`, which is no [identifier](is_identifier).
+pub fn is_lease_id(text: &str) -> bool {
+    (1..=MAX_LEASE_LENGTH).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 macro_rules! identifier {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $good:ident, $rule:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -47,10 +56,10 @@ macro_rules! identifier {
         impl TryFrom<String> for $name {
             type Error = Error;
             fn try_from(text: String) -> Result<Self> {
-                if is_identifier(&text) {
+                if $good(&text) {
                     Ok(Self(text))
                 } else {
-                    Err(Error::invalid(format!(concat!($what, " {:?} is not an identifier: letters and digits joined by '.', '_' or '-', at most 76 bytes"), text)))
+                    Err(Error::invalid(format!(concat!($what, " {:?} is not ", $rule), text)))
                 }
             }
         }
@@ -73,12 +82,6 @@ macro_rules! identifier {
             }
         }
 
-        impl AsRef<std::path::Path> for $name {
-            fn as_ref(&self) -> &std::path::Path {
-                std::path::Path::new(&self.0)
-            }
-        }
-
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -90,13 +93,37 @@ macro_rules! identifier {
 identifier!(
     /// A tenant of the core: everything but blobs belongs to exactly one.
     Namespace,
-    "namespace"
+    "namespace",
+    is_identifier,
+    "an identifier: letters and digits joined by '.', '_' or '-', at most 76 bytes"
 );
 identifier!(
-    /// The id of a container, a sandbox, a lease or an exec inside its namespace.
+    /// The id of a container, a sandbox or an exec inside its namespace.
     Id,
-    "id"
+    "id",
+    is_identifier,
+    "an identifier: letters and digits joined by '.', '_' or '-', at most 76 bytes"
 );
+identifier!(
+    /// The id of a lease inside its namespace. Not safe as a path component.
+    LeaseId,
+    "lease id",
+    is_lease_id,
+    "visible ASCII of at most 256 bytes"
+);
+
+macro_rules! path_component {
+    ($name:ident) => {
+        impl AsRef<std::path::Path> for $name {
+            fn as_ref(&self) -> &std::path::Path {
+                std::path::Path::new(&self.0)
+            }
+        }
+    };
+}
+
+path_component!(Namespace);
+path_component!(Id);
 
 #[cfg(test)]
 mod tests {
@@ -109,6 +136,16 @@ mod tests {
         }
         for bad in ["", ".", "..", "-a", "a-", "a..b", "a/b", "a b", "ä", &"x".repeat(77)] {
             assert!(!is_identifier(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lease_ids_are_what_fits_a_header() {
+        for good in ["a", "519466803-3X_-", "moby/build:1", &"x".repeat(256)] {
+            assert!(is_lease_id(good), "{good}");
+        }
+        for bad in ["", "a b", "ä", "a\n", &"x".repeat(257)] {
+            assert!(!is_lease_id(bad), "{bad}");
         }
     }
 }

@@ -17,7 +17,7 @@ pub mod typed;
 
 pub use digest::{Descriptor, Digest, Platform};
 pub use error::{Context, Error, Kind, Result};
-pub use id::{Id, Namespace};
+pub use id::{Id, LeaseId, Namespace};
 pub use mount::Mount;
 pub use reference::Reference;
 pub use time::Timestamp;

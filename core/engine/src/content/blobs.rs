@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use windlass_model::{Context, Digest, Error, Namespace, Result};
 
 use crate::meta::schema::{BLOBS, NAMESPACES};
-use crate::meta::{Db, Durability, Reader};
+use crate::meta::{Db, Durability, Reader, View};
 
 /// The blob files of one core; clones are the same.
 #[derive(Clone)]
@@ -141,6 +141,23 @@ impl Blobs {
         .context(|| format!("put blob {digest} in its place"))?;
         *pins.entry(*digest).or_default() += 1;
         Ok(Pin { blobs: self.clone(), digest: *digest })
+    }
+
+    /// Pins a blob that stands here, whichever namespace has it, and gives its size; `None` where it does not.
+    pub(super) fn pin(&self, digest: &Digest) -> Result<Option<(Pin, u64)>> {
+        let mut pins = self.0.pins.lock();
+        let size = match fs::metadata(self.path(digest)) {
+            Ok(file) => file.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).context(|| format!("look at blob {digest}")),
+        };
+        *pins.entry(*digest).or_default() += 1;
+        Ok(Some((Pin { blobs: self.clone(), digest: *digest }, size)))
+    }
+
+    /// The committed records.
+    pub(super) fn view(&self) -> View<'_> {
+        self.0.db.view()
     }
 
     /// Makes the bytes and the name of an installed blob survive a power cut.

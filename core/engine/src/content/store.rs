@@ -6,13 +6,13 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use windlass_model::event::Event;
 use windlass_model::snapshotter::Labels;
-use windlass_model::{Context, Descriptor, Digest, Error, Id, Kind, Namespace, Result, Timestamp};
+use windlass_model::{Context, Descriptor, Digest, Error, Kind, LeaseId, Namespace, Result, Timestamp};
 
 use super::blobs::{Blobs, Sealed};
 use super::ingest::{self, IngestStatus, Intent, Writer};
 use crate::events::Events;
 use crate::leases::{self, Resource};
-use crate::meta::schema::{BLOBS, LEASES, NAMESPACES};
+use crate::meta::schema::{BLOBS, NAMESPACES};
 use crate::meta::{Durability, Reader, Tx};
 use crate::records::check_labels;
 use crate::{Tenant, namespaces};
@@ -46,6 +46,28 @@ pub struct Info {
     pub created_at: Timestamp,
     /// When its labels last changed.
     pub updated_at: Timestamp,
+}
+
+/// How a blob is going to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteRequest {
+    /// The name under which it is written and resumed.
+    pub reference: String,
+    /// Bytes there will be, 0 where nobody knows.
+    pub total: u64,
+    /// The digest it is to have, where somebody knows.
+    pub expected: Option<Digest>,
+    /// What holds it, from now on and when it is a blob.
+    pub lease: Option<LeaseId>,
+}
+
+/// What becomes of a commit whose blob the namespace knows already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// Its labels are added.
+    Label,
+    /// It is refused.
+    Refuse,
 }
 
 /// The blobs of one namespace.
@@ -170,7 +192,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::NotFound`] where no namespace has it; [`Kind::FailedPrecondition`] where its size is not the expected one.
-    pub async fn adopt(&self, expected: &Descriptor, lease: Option<&Id>) -> Result<Info> {
+    pub async fn adopt(&self, expected: &Descriptor, lease: Option<&LeaseId>) -> Result<Info> {
         let (key, events) = (self.key(&expected.digest), self.tenant.events().clone());
         let (size, lease) = (expected.size, lease.cloned());
         let change = move |tx: &mut Tx<'_>| {
@@ -191,39 +213,83 @@ impl Store {
     /// # Errors
     /// [`Kind::AlreadyExists`] where this namespace knows the expected blob (`lease` holds it then);
     /// [`Kind::Unavailable`] where the reference has a writer; [`Kind::NotFound`] without the lease.
-    pub async fn ingest(&self, reference: &str, expected: Option<&Descriptor>, lease: Option<&Id>) -> Result<Writer> {
+    pub async fn ingest(
+        &self,
+        reference: &str,
+        expected: Option<&Descriptor>,
+        lease: Option<&LeaseId>,
+    ) -> Result<Writer> {
         if reference.is_empty() {
             return Err(Error::invalid("an ingest needs a reference"));
         }
-        let namespace = self.tenant.namespace().clone();
-        let db = &self.tenant.core.0.db;
-        if let Some(lease) = lease
-            && !db.view().has(&LEASES, &(namespace.clone(), lease.clone()))?
-        {
-            return Err(Error::not_found(format!("lease {lease} does not exist")));
-        }
+        self.require_lease(lease)?;
         if let Some(expected) = expected
             && self.hold_existing(&expected.digest, lease).await?
         {
-            return Err(Error::already_exists(format!("blob {} exists already", expected.digest)));
+            return Err(exists(&expected.digest));
         }
         let intent = Intent {
-            namespace,
+            namespace: self.tenant.namespace().clone(),
             reference: reference.to_owned(),
             total: expected.map_or(0, |expected| expected.size),
             expected: expected.map(|expected| expected.digest),
             started_at: Timestamp::now(),
+            leased: false,
         };
         let (store, lease) = (self.clone(), lease.cloned());
         crate::blocking(move || {
             let blobs = store.blobs().clone();
-            Writer::open(store, &blobs, intent, lease)
+            Writer::open(store, &blobs, intent, lease, None)
         })
         .await
     }
 
+    /// As [`Store::ingest`], with what clients of the API may leave open. A blob that another namespace has comes without
+    /// a byte sent: its writer is complete. The lease holds the ingest, too, until that is committed or aborted.
+    ///
+    /// # Errors
+    /// As [`Store::ingest`].
+    pub async fn writer(&self, request: WriteRequest) -> Result<Writer> {
+        let WriteRequest { reference, mut total, expected, lease } = request;
+        if reference.is_empty() {
+            return Err(Error::invalid("an ingest needs a reference"));
+        }
+        self.require_lease(lease.as_ref())?;
+        if let Some(expected) = &expected
+            && self.hold_existing(expected, lease.as_ref()).await?
+        {
+            return Err(exists(expected));
+        }
+        let namespace = self.tenant.namespace().clone();
+        if let Some(lease) = lease.clone() {
+            let (namespace, resource) = (namespace.clone(), Resource::ingest(&reference));
+            let change = move |tx: &mut Tx<'_>| leases::add(tx, &namespace, &lease, &resource);
+            // As lasting as the ingest, which is not synced either.
+            self.tenant.update(Durability::Crash, change).await?;
+        }
+        let store = self.clone();
+        crate::blocking(move || {
+            let blobs = store.blobs().clone();
+            let shared = match expected {
+                Some(digest) => blobs.pin(&digest)?.map(|(pin, size)| (pin, digest, size)),
+                None => None,
+            };
+            let shared = shared.filter(|(_, _, size)| total == 0 || total == *size);
+            total = shared.as_ref().map_or(total, |(_, _, size)| *size);
+            let leased = lease.is_some();
+            let intent = Intent { namespace, reference, total, expected, started_at: Timestamp::now(), leased };
+            Writer::open(store, &blobs, intent, lease, shared)
+        })
+        .await
+    }
+
+    fn require_lease(&self, lease: Option<&LeaseId>) -> Result<()> {
+        let Some(lease) = lease else { return Ok(()) };
+        leases::require(&self.tenant.core.0.db.view(), self.tenant.namespace(), lease)
+    }
+
     /// True where this namespace knows the blob; then `lease` holds it.
-    async fn hold_existing(&self, digest: &Digest, lease: Option<&Id>) -> Result<bool> {
+    async fn hold_existing(&self, digest: &Digest, lease: Option<&LeaseId>) -> Result<bool> {
         let (db, key) = (&self.tenant.core.0.db, self.key(digest));
         let exists = db.view().has(&BLOBS, &key)?;
         let Some(lease) = lease.filter(|_| exists).cloned() else { return Ok(exists) };
@@ -262,39 +328,64 @@ impl Store {
         status.map(|(_, status)| status).ok_or_else(|| no_ingest(reference))
     }
 
-    /// Throws an ingest away.
+    /// Throws an ingest away; `lease` no longer holds it.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::Unavailable`] where it has a writer.
-    pub async fn abort(&self, reference: &str) -> Result<()> {
-        let (blobs, reference) = (self.blobs().clone(), reference.to_owned());
-        let name = Intent::folder_name(self.tenant.namespace(), &reference);
+    pub async fn abort(&self, reference: &str, lease: Option<&LeaseId>) -> Result<()> {
+        let (blobs, name) = (self.blobs().clone(), reference.to_owned());
+        let folder = Intent::folder_name(self.tenant.namespace(), reference);
         crate::blocking(move || {
-            let folder = blobs.ingests().join(&name);
-            if !folder.try_exists()? {
-                return Err(no_ingest(&reference));
+            let path = blobs.ingests().join(&folder);
+            if !path.try_exists()? {
+                return Err(no_ingest(&name));
             }
             let _lock = blobs
-                .lock(&name)
-                .ok_or_else(|| Error::unavailable(format!("ingest {reference:?} is locked: it has a writer")))?;
-            Ok(fs::remove_dir_all(folder)?)
+                .lock(&folder)
+                .ok_or_else(|| Error::unavailable(format!("ingest {name:?} is locked: it has a writer")))?;
+            Ok(fs::remove_dir_all(path)?)
         })
-        .await
+        .await?;
+        let Some(lease) = lease.cloned() else { return Ok(()) };
+        let (namespace, resource) = (self.tenant.namespace().clone(), Resource::ingest(reference));
+        let change = move |tx: &mut Tx<'_>| {
+            leases::remove(tx, &namespace, &lease, &resource);
+            Ok(())
+        };
+        self.tenant.update(Durability::Crash, change).await
     }
 
-    /// Records a sealed and synced blob, alone in its batch.
-    pub(super) async fn record_sealed(&self, sealed: Sealed, labels: Labels, lease: Option<Id>) -> Result<Digest> {
+    /// Records a sealed and synced blob, alone in its batch; `lease` holds it instead of the ingest `reference`.
+    pub(super) async fn record_sealed(
+        &self,
+        sealed: Sealed,
+        labels: Labels,
+        lease: Option<LeaseId>,
+        reference: String,
+        existing: Existing,
+    ) -> Result<Digest> {
         check_labels(&labels)?;
         let (digest, events) = (sealed.digest, self.tenant.events().clone());
         let change = move |tx: &mut Tx<'_>| {
-            record(tx, &events, &sealed, labels)?;
-            hold(tx, &(sealed.namespace.clone(), digest), lease.as_ref())?;
+            let key = (sealed.namespace.clone(), digest);
+            let refused = existing == Existing::Refuse && tx.has(&BLOBS, &key)?;
+            if !refused {
+                record(tx, &events, &sealed, labels)?;
+            }
+            hold(tx, &key, lease.as_ref())?;
+            if let Some(lease) = &lease {
+                leases::remove(tx, &key.0, lease, &Resource::ingest(&reference));
+            }
             // Handed back, so that the file is pinned until the record is there.
-            Ok(sealed)
+            Ok((sealed, refused))
         };
-        self.tenant.update(Durability::Power, change).await?;
-        Ok(digest)
+        let (_sealed, refused) = self.tenant.update(Durability::Power, change).await?;
+        if refused { Err(exists(&digest)) } else { Ok(digest) }
     }
+}
+
+fn exists(digest: &Digest) -> Error {
+    Error::already_exists(format!("blob {digest} exists already"))
 }
 
 fn missing(digest: &Digest) -> Error {
@@ -305,7 +396,7 @@ fn no_ingest(reference: &str) -> Error {
     Error::not_found(format!("ingest {reference:?} does not exist"))
 }
 
-fn hold(tx: &mut Tx<'_>, (namespace, digest): &(Namespace, Digest), lease: Option<&Id>) -> Result<()> {
+fn hold(tx: &mut Tx<'_>, (namespace, digest): &(Namespace, Digest), lease: Option<&LeaseId>) -> Result<()> {
     lease.map_or(Ok(()), |lease| leases::add(tx, namespace, lease, &Resource::content(digest)))
 }
 

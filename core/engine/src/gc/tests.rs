@@ -84,7 +84,7 @@ async fn leases_hold_until_they_end() {
     let inner = blob(&tenant, "inner", &[]).await;
     let outer = blob(&tenant, "outer", &[("containerd.io/gc.ref.content.0", inner.to_string())]).await;
     let leases = tenant.leases();
-    let (deep, flat): (Id, Id) = ("deep".parse().unwrap(), "flat".parse().unwrap());
+    let (deep, flat): (LeaseId, LeaseId) = ("deep".parse().unwrap(), "flat".parse().unwrap());
     leases.create(&deep, Labels::new()).await.unwrap();
     leases.create(&flat, Labels::from([(leases::FLAT.into(), "true".into())])).await.unwrap();
     leases.add_resource(&flat, Resource::content(&outer)).await.unwrap();
@@ -98,7 +98,7 @@ async fn leases_hold_until_they_end() {
     assert!(tenant.content().info(&inner).await.unwrap_err().is_not_found());
 
     leases.delete(&flat).await.unwrap();
-    let expired: Id = "expired".parse().unwrap();
+    let expired: LeaseId = "expired".parse().unwrap();
     leases.create(&expired, Labels::from([(leases::EXPIRE.into(), "2001-01-01T00:00:00Z".into())])).await.unwrap();
     leases.add_resource(&expired, Resource::content(&outer)).await.unwrap();
     let stats = tenant.core().collect().await.unwrap();
@@ -109,13 +109,15 @@ async fn leases_hold_until_they_end() {
 #[tokio::test]
 async fn wrong_leases_are_refused() {
     let (_folder, tenant, _) = tenant().await;
-    let (leases, id) = (tenant.leases(), "a".parse::<Id>().unwrap());
+    let (leases, id) = (tenant.leases(), "a".parse::<LeaseId>().unwrap());
     let labels = Labels::from([(leases::EXPIRE.into(), "tomorrow".into())]);
     assert_eq!(leases.create(&id, labels).await.unwrap_err().kind(), Wrong::InvalidArgument);
     leases.create(&id, Labels::new()).await.unwrap();
     assert_eq!(leases.create(&id, Labels::new()).await.unwrap_err().kind(), Wrong::AlreadyExists);
     let unknown = Resource { kind: "rubbish".into(), id: "x".into() };
-    assert_eq!(leases.add_resource(&id, unknown).await.unwrap_err().kind(), Wrong::InvalidArgument);
+    assert_eq!(leases.add_resource(&id, unknown).await.unwrap_err().kind(), Wrong::Unimplemented);
+    let no_digest = Resource { kind: "content".into(), id: "x".into() };
+    assert_eq!(leases.add_resource(&id, no_digest).await.unwrap_err().kind(), Wrong::InvalidArgument);
     let resource = Resource::image("x");
     leases.add_resource(&id, resource.clone()).await.unwrap();
     leases.remove_resource(&id, resource.clone()).await.unwrap();

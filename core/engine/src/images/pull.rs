@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use windlass_model::snapshotter::Labels;
-use windlass_model::{Context, Digest, Error, Id, Kind, Platform, Reference, Result};
+use windlass_model::{Context, Digest, Error, Kind, LeaseId, Platform, Reference, Result};
 
 use self::documents::Documents;
 pub(crate) use self::layers::stopped;
@@ -81,7 +81,7 @@ struct Pull {
     request: PullRequest,
     session: Arc<Session>,
     /// Holds what was there already.
-    lease: Id,
+    lease: LeaseId,
     /// Stops the other layers when one fails.
     stop: CancellationToken,
     /// The layer that failed will fail again.

@@ -31,7 +31,7 @@
 //! driver's, under the number in its record.
 
 use windlass_model::event::Envelope;
-use windlass_model::{Digest, Id, Namespace};
+use windlass_model::{Digest, Id, LeaseId, Namespace};
 
 use super::Table;
 use crate::containers::ContainerRecord;
@@ -48,8 +48,8 @@ pub(crate) const VERSION: u64 = 1;
 
 pub(crate) const SETTINGS: Table<String, u64> = Table::new(0x00, "settings");
 pub(crate) const NAMESPACES: Table<Namespace, NamespaceRecord> = Table::new(0x10, "namespaces");
-pub(crate) const LEASES: Table<(Namespace, Id), LeaseRecord> = Table::new(0x20, "leases");
-pub(crate) const LEASED: Table<(Namespace, Id, String, String), ()> = Table::new(0x21, "leased");
+pub(crate) const LEASES: Table<(Namespace, LeaseId), LeaseRecord> = Table::new(0x20, "leases");
+pub(crate) const LEASED: Table<(Namespace, LeaseId, String, String), ()> = Table::new(0x21, "leased");
 pub(crate) const BLOBS: Table<(Namespace, Digest), BlobRecord> = Table::new(0x30, "blobs");
 pub(crate) const IMAGES: Table<(Namespace, String), ImageRecord> = Table::new(0x40, "images");
 pub(crate) const SNAPSHOTS: Table<(Namespace, String, String), SnapshotRecord> = Table::new(0x50, "snapshots");

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use windlass_model::{Digest, Error, Id, Kind, Namespace, Result};
+use windlass_model::{Digest, Error, Id, Kind, LeaseId, Namespace, Result};
 
 /// A table whose keys are `K` and whose values are `V`, kept as JSON.
 pub struct Table<K, V> {
@@ -175,23 +175,20 @@ impl Key for String {
     }
 }
 
-impl Key for Namespace {
-    fn encode(&self, out: &mut Vec<u8>) {
-        encode_text(self.as_str(), out);
-    }
-    fn decode(input: &mut &[u8]) -> Result<Self> {
-        decode_text(input)?.parse()
-    }
+macro_rules! name_key {
+    ($($name:ident)+) => {$(
+        impl Key for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                encode_text(self.as_str(), out);
+            }
+            fn decode(input: &mut &[u8]) -> Result<Self> {
+                decode_text(input)?.parse()
+            }
+        }
+    )+};
 }
 
-impl Key for Id {
-    fn encode(&self, out: &mut Vec<u8>) {
-        encode_text(self.as_str(), out);
-    }
-    fn decode(input: &mut &[u8]) -> Result<Self> {
-        decode_text(input)?.parse()
-    }
-}
+name_key!(Namespace Id LeaseId);
 
 impl Key for Digest {
     fn encode(&self, out: &mut Vec<u8>) {

@@ -99,11 +99,11 @@ async fn one_reference_has_one_writer() {
     let second = store.ingest("a", None, None).await.err().unwrap();
     assert_eq!(second.kind(), Kind::Unavailable);
     assert!(second.to_string().contains("locked"), "{second}");
-    assert_eq!(store.abort("a").await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(store.abort("a", None).await.unwrap_err().kind(), Kind::Unavailable);
     drop(writer);
-    store.abort("a").await.unwrap();
+    store.abort("a", None).await.unwrap();
     assert!(store.status("a").await.unwrap_err().is_not_found());
-    assert!(store.abort("a").await.unwrap_err().is_not_found());
+    assert!(store.abort("a", None).await.unwrap_err().is_not_found());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -133,7 +133,7 @@ async fn writers_of_one_digest_converge() {
 #[tokio::test]
 async fn an_existing_blob_is_not_written_again_but_held() {
     let (_folder, tenant, _) = tenant().await;
-    let (store, lease) = (tenant.content(), "lease".parse::<Id>().unwrap());
+    let (store, lease) = (tenant.content(), "lease".parse::<LeaseId>().unwrap());
     let digest = put(&store, b"hello", Labels::new()).await.unwrap();
     let expected = expecting(b"hello");
     assert!(store.ingest("a", Some(&expected), Some(&lease)).await.err().unwrap().is_not_found());
