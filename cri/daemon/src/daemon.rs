@@ -46,16 +46,16 @@ pub async fn run(config: Config) -> Result<()> {
     let mut services = JoinSet::new();
     let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
     services.spawn(tasks::serve_events(core.roster().clone(), events, stop.clone()));
+
+    let tenant = core.tenant(config.cri.namespace.clone());
+    let server = Server::new(server_config(&config)?, tenant)?;
     if let Some(listener) = metrics {
-        let (serving, over) = (metrics::serve(listener, core.roster().clone()), stop.clone());
+        let (serving, over) = (metrics::serve(listener, core.roster().clone(), server.clone()), stop.clone());
         services.spawn(async move {
             let _: () = over.run_until_cancelled_owned(serving).await.unwrap_or_default();
             Ok(())
         });
     }
-
-    let tenant = core.tenant(config.cri.namespace.clone());
-    let server = Server::new(server_config(&config)?, tenant)?;
     let streaming = server.bind_streaming().await?;
     server.recover().await.context("recover the pods")?;
     services.spawn({

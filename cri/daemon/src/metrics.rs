@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use windlass_cri::Server;
 use windlass_engine::tasks::Roster;
 
 /// How long a request and its answer may take.
@@ -29,14 +31,14 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Answers until it is dropped.
-pub async fn serve(listener: TcpListener, roster: Roster) {
+pub async fn serve(listener: TcpListener, roster: Roster, server: Arc<Server>) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
                 Ok((stream, _)) => {
-                    let roster = roster.clone();
-                    clients.spawn(timeout(PATIENCE, async move { answer(stream, &roster).await }));
+                    let (roster, server) = (roster.clone(), server.clone());
+                    clients.spawn(timeout(PATIENCE, async move { answer(stream, &roster, &server).await }));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "metrics: accept");
@@ -48,7 +50,7 @@ pub async fn serve(listener: TcpListener, roster: Roster) {
     }
 }
 
-async fn answer(mut stream: TcpStream, roster: &Roster) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, roster: &Roster, server: &Server) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() > MAX_HEAD || stream.read_buf(&mut head).await? == 0 {
@@ -56,7 +58,11 @@ async fn answer(mut stream: TcpStream, roster: &Roster) -> std::io::Result<()> {
         }
     }
     let asked = head.starts_with(b"GET /metrics ") || head.starts_with(b"GET /metrics?");
-    let (status, body) = if asked { ("200 OK", text(roster)) } else { ("404 Not Found", "see /metrics\n".into()) };
+    let (status, body) = if asked {
+        ("200 OK", text(roster) + &server.own_metrics())
+    } else {
+        ("404 Not Found", "see /metrics\n".into())
+    };
     let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()

@@ -4,12 +4,14 @@ use std::fmt::Display;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument as _, Level, Span, debug, field, info, span, warn};
 use windlass_cri_api::v1;
 use windlass_model::{Error, Kind, Result};
 
-use crate::codes;
+use crate::container::Container;
+use crate::names::pod_name;
+use crate::{Server, codes};
 
 /// The header that tells how long the caller waits.
 const DEADLINE: &str = "grpc-timeout";
@@ -24,11 +26,27 @@ pub(crate) struct Subject<'a> {
     image: Option<&'a str>,
 }
 
+/// Whose stages are those of a call's work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A pod's, by its unique name.
+    Pod(String),
+    /// A container's that is there.
+    Container(String),
+    /// A container's that is to be there: the pod, its name, its attempt.
+    Creation(String, String, u32),
+}
+
 /// Requests that say what they are about.
 pub(crate) trait Named {
     /// The ids in the request.
     fn subject(&self) -> Subject<'_> {
         Subject::default()
+    }
+
+    /// Whose stages to look at when the call takes too long.
+    fn work(&self) -> Option<Work> {
+        None
     }
 }
 
@@ -60,8 +78,6 @@ named! {
     PodSandboxStatusRequest pod: pod_sandbox_id;
     ListPodSandboxRequest;
     StreamPodSandboxesRequest;
-    CreateContainerRequest pod: pod_sandbox_id;
-    StartContainerRequest container: container_id;
     StopContainerRequest container: container_id;
     RemoveContainerRequest container: container_id;
     ListContainersRequest;
@@ -101,10 +117,56 @@ impl Named for v1::RunPodSandboxRequest {
         let metadata = self.config.as_ref().and_then(|config| config.metadata.as_ref());
         Subject { pod: metadata.map(|metadata| metadata.name.as_str()), ..Subject::default() }
     }
+
+    fn work(&self) -> Option<Work> {
+        let metadata = self.config.as_ref().and_then(|config| config.metadata.as_ref())?;
+        Some(Work::Pod(pod_name(metadata)))
+    }
+}
+
+impl Named for v1::CreateContainerRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject { pod: Some(&self.pod_sandbox_id), ..Subject::default() }
+    }
+
+    fn work(&self) -> Option<Work> {
+        let metadata = self.config.as_ref().and_then(|config| config.metadata.clone())?;
+        Some(Work::Creation(self.pod_sandbox_id.clone(), metadata.name, metadata.attempt))
+    }
+}
+
+impl Named for v1::StartContainerRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject { container: Some(&self.container_id), ..Subject::default() }
+    }
+
+    fn work(&self) -> Option<Work> {
+        Some(Work::Container(self.container_id.clone()))
+    }
+}
+
+impl Server {
+    /// The stages at which some work is, in words; empty where none is under way.
+    fn whereabouts(&self, work: &Work) -> String {
+        let id = match work {
+            Work::Pod(name) => self.pods.named(name).map(|pod| pod.id.clone()),
+            Work::Container(id) => self.containers.find(id).ok().map(|container| container.id.clone()),
+            Work::Creation(pod, name, attempt) => {
+                let wanted = |one: &Container| {
+                    one.config.metadata.as_ref().is_some_and(|known| (&known.name, &known.attempt) == (name, attempt))
+                };
+                let pod = self.pods.find(pod).ok();
+                let containers = pod.map(|pod| self.containers.of_pod(&pod.id)).unwrap_or_default();
+                containers.into_iter().find(|one| wanted(one)).map(|one| one.id.clone())
+            }
+        };
+        id.map(|id| self.timelines.at(&id)).unwrap_or_default()
+    }
 }
 
 /// Runs one call of a verb.
 pub(crate) async fn verb<Req, Res, F>(
+    server: &Server,
     name: &'static str,
     request: Request<Req>,
     run: impl FnOnce(Req) -> F,
@@ -113,11 +175,12 @@ where
     Req: Named,
     F: Future<Output = Result<Res>>,
 {
-    observed(name, Loudness::Verb, request, run).await
+    observed(server, name, Loudness::Verb, request, run).await
 }
 
 /// Runs one call that only reads.
 pub(crate) async fn query<Req, Res, F>(
+    server: &Server,
     name: &'static str,
     request: Request<Req>,
     run: impl FnOnce(Req) -> F,
@@ -126,10 +189,11 @@ where
     Req: Named,
     F: Future<Output = Result<Res>>,
 {
-    observed(name, Loudness::Query, request, run).await
+    observed(server, name, Loudness::Query, request, run).await
 }
 
 async fn observed<Req, Res, F>(
+    server: &Server,
     name: &'static str,
     loudness: Loudness,
     request: Request<Req>,
@@ -141,6 +205,7 @@ where
 {
     let patience = request.metadata().get(DEADLINE).and_then(|text| text.to_str().ok()).and_then(patience);
     let request = request.into_inner();
+    let (counted, work) = (server.calls.begin(name), request.work());
     let span = span_of(name, request.subject());
     let begun = Instant::now();
     let call = run(request).instrument(span.clone());
@@ -148,7 +213,7 @@ where
         None => call.await,
         Some(patience) => tokio::time::timeout(patience, call)
             .await
-            .unwrap_or_else(|_| Err(Error::deadline(format!("{name} took longer than its caller waits")))),
+            .unwrap_or_else(|_| Err(late(name, &work.map(|work| server.whereabouts(&work)).unwrap_or_default()))),
     };
     let _inside = span.enter();
     let millis = Millis(begun);
@@ -160,7 +225,15 @@ where
         }
         Err(error) => warn!(%millis, kind = ?error.kind(), %error, "failed"),
     }
-    result.map(Response::new).map_err(|error| codes::status(&error))
+    let result = result.map(Response::new).map_err(|error| codes::status(&error));
+    counted.end(result.as_ref().map_or_else(Status::code, |_| Code::Ok));
+    result
+}
+
+/// The error of a call whose caller waits no longer, while its work goes on.
+fn late(name: &str, at: &str) -> Error {
+    let stage = if at.is_empty() { String::new() } else { format!("; it is at: {at}") };
+    Error::deadline(format!("{name} took longer than its caller waits{stage}"))
 }
 
 fn span_of(name: &'static str, subject: Subject<'_>) -> Span {
@@ -211,6 +284,14 @@ mod tests {
         for bad in ["", "S", "5", "-1S", "123456789S", "1x", "1ä"] {
             assert_eq!(patience(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_late_call_says_where_it_is() {
+        let late = |at: &str| late("RunPodSandbox", at).to_string();
+        assert_eq!(late(""), "RunPodSandbox took longer than its caller waits");
+        let said = late("network for 29.8 s");
+        assert_eq!(said, "RunPodSandbox took longer than its caller waits; it is at: network for 29.8 s");
     }
 
     #[test]

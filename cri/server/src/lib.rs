@@ -4,6 +4,7 @@
 //! `container/create.rs`, `image/pull.rs`. Plans check a request and touch nothing, ladders act, records remember.
 
 mod announce;
+mod calls;
 mod codes;
 mod container;
 mod events;
@@ -25,6 +26,7 @@ mod server;
 mod stats;
 mod stream;
 mod streaming;
+mod timeline;
 
 pub use nri::NriConfig;
 pub use server::{CgroupDriver, Rpc, Runtime, Server, ServerConfig};

@@ -14,6 +14,7 @@ use windlass_engine::events::Receiver;
 use windlass_model::{Error, Result};
 
 use crate::announce::{EventStream, Listeners};
+use crate::calls::Calls;
 use crate::container::Containers;
 use crate::handlers::Handlers;
 use crate::image::{Measures, Pins};
@@ -26,6 +27,7 @@ use crate::selinux::Selinux;
 use crate::stats::Stats;
 use crate::stream::Batches;
 use crate::streaming::{Streaming, StreamingConfig};
+use crate::timeline::Timelines;
 
 /// Who makes cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub struct Server {
     pub(crate) pins: Pins,
     pub(crate) nri: Nri,
     pub(crate) selinux: Selinux,
+    pub(crate) calls: Calls,
+    pub(crate) timelines: Timelines,
     pub(crate) streaming: Streaming,
     /// What has happened since the server was made; the listener takes it.
     pub(crate) happened: Mutex<Option<Receiver>>,
@@ -128,6 +132,8 @@ impl Server {
             stats: Stats::default(),
             pins: Pins::parse(&config.pinned_images)?,
             nri: Nri::default(),
+            calls: Calls::default(),
+            timelines: Timelines::default(),
             selinux: Selinux::detect(config.selinux)?,
             streaming: Streaming::default(),
             happened: Mutex::new(Some(tenant.events().subscribe_to(tenant.namespace()))),
@@ -157,172 +163,179 @@ async fn unbuilt<T>(name: &'static str) -> Result<T> {
 #[async_trait]
 impl RuntimeService for Rpc {
     async fn version(&self, request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
-        instrument::query("Version", request, |request| self.0.version(request)).await
+        instrument::query(&self.0, "Version", request, |request| self.0.version(request)).await
     }
 
     async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Answer<v1::RunPodSandboxResponse> {
-        instrument::verb("RunPodSandbox", request, |request| self.0.run_pod_sandbox(request)).await
+        instrument::verb(&self.0, "RunPodSandbox", request, |request| self.0.run_pod_sandbox(request)).await
     }
 
     async fn stop_pod_sandbox(
         &self,
         request: Request<v1::StopPodSandboxRequest>,
     ) -> Answer<v1::StopPodSandboxResponse> {
-        instrument::verb("StopPodSandbox", request, |request| self.0.stop_pod_sandbox(request)).await
+        instrument::verb(&self.0, "StopPodSandbox", request, |request| self.0.stop_pod_sandbox(request)).await
     }
 
     async fn remove_pod_sandbox(
         &self,
         request: Request<v1::RemovePodSandboxRequest>,
     ) -> Answer<v1::RemovePodSandboxResponse> {
-        instrument::verb("RemovePodSandbox", request, |request| self.0.remove_pod_sandbox(request)).await
+        instrument::verb(&self.0, "RemovePodSandbox", request, |request| self.0.remove_pod_sandbox(request)).await
     }
 
     async fn pod_sandbox_status(
         &self,
         request: Request<v1::PodSandboxStatusRequest>,
     ) -> Answer<v1::PodSandboxStatusResponse> {
-        instrument::query("PodSandboxStatus", request, |request| self.0.pod_sandbox_status(request)).await
+        instrument::query(&self.0, "PodSandboxStatus", request, |request| self.0.pod_sandbox_status(request)).await
     }
 
     async fn list_pod_sandbox(
         &self,
         request: Request<v1::ListPodSandboxRequest>,
     ) -> Answer<v1::ListPodSandboxResponse> {
-        instrument::query("ListPodSandbox", request, |request| self.0.list_pod_sandbox(request)).await
+        instrument::query(&self.0, "ListPodSandbox", request, |request| self.0.list_pod_sandbox(request)).await
     }
 
     async fn create_container(
         &self,
         request: Request<v1::CreateContainerRequest>,
     ) -> Answer<v1::CreateContainerResponse> {
-        instrument::verb("CreateContainer", request, |request| self.0.create_container(request)).await
+        instrument::verb(&self.0, "CreateContainer", request, |request| self.0.create_container(request)).await
     }
 
     async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Answer<v1::StartContainerResponse> {
-        instrument::verb("StartContainer", request, |request| self.0.start_container(request)).await
+        instrument::verb(&self.0, "StartContainer", request, |request| self.0.start_container(request)).await
     }
 
     async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Answer<v1::StopContainerResponse> {
-        instrument::verb("StopContainer", request, |request| self.0.stop_container(request)).await
+        instrument::verb(&self.0, "StopContainer", request, |request| self.0.stop_container(request)).await
     }
 
     async fn remove_container(
         &self,
         request: Request<v1::RemoveContainerRequest>,
     ) -> Answer<v1::RemoveContainerResponse> {
-        instrument::verb("RemoveContainer", request, |request| self.0.remove_container(request)).await
+        instrument::verb(&self.0, "RemoveContainer", request, |request| self.0.remove_container(request)).await
     }
 
     async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
-        instrument::query("ListContainers", request, |request| self.0.list_containers(request)).await
+        instrument::query(&self.0, "ListContainers", request, |request| self.0.list_containers(request)).await
     }
 
     async fn container_status(
         &self,
         request: Request<v1::ContainerStatusRequest>,
     ) -> Answer<v1::ContainerStatusResponse> {
-        instrument::query("ContainerStatus", request, |request| self.0.container_status(request)).await
+        instrument::query(&self.0, "ContainerStatus", request, |request| self.0.container_status(request)).await
     }
 
     async fn update_container_resources(
         &self,
         request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        instrument::verb("UpdateContainerResources", request, |request| self.0.update_container_resources(request))
-            .await
+        instrument::verb(&self.0, "UpdateContainerResources", request, |request| {
+            self.0.update_container_resources(request)
+        })
+        .await
     }
 
     async fn reopen_container_log(
         &self,
         request: Request<v1::ReopenContainerLogRequest>,
     ) -> Answer<v1::ReopenContainerLogResponse> {
-        instrument::verb("ReopenContainerLog", request, |request| self.0.reopen_container_log(request)).await
+        instrument::verb(&self.0, "ReopenContainerLog", request, |request| self.0.reopen_container_log(request)).await
     }
 
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
-        instrument::verb("ExecSync", request, |request| self.0.exec_sync(request)).await
+        instrument::verb(&self.0, "ExecSync", request, |request| self.0.exec_sync(request)).await
     }
 
     async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        instrument::query("Exec", request, |request| self.0.exec(request)).await
+        instrument::query(&self.0, "Exec", request, |request| self.0.exec(request)).await
     }
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        instrument::query("Attach", request, |request| self.0.attach(request)).await
+        instrument::query(&self.0, "Attach", request, |request| self.0.attach(request)).await
     }
 
     async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
-        instrument::query("PortForward", request, |request| self.0.port_forward(request)).await
+        instrument::query(&self.0, "PortForward", request, |request| self.0.port_forward(request)).await
     }
 
     async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
-        instrument::query("ContainerStats", request, |request| self.0.container_stats(request)).await
+        instrument::query(&self.0, "ContainerStats", request, |request| self.0.container_stats(request)).await
     }
 
     async fn list_container_stats(
         &self,
         request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        instrument::query("ListContainerStats", request, |request| self.0.list_container_stats(request)).await
+        instrument::query(&self.0, "ListContainerStats", request, |request| self.0.list_container_stats(request)).await
     }
 
     async fn pod_sandbox_stats(
         &self,
         request: Request<v1::PodSandboxStatsRequest>,
     ) -> Answer<v1::PodSandboxStatsResponse> {
-        instrument::query("PodSandboxStats", request, |request| self.0.pod_sandbox_stats(request)).await
+        instrument::query(&self.0, "PodSandboxStats", request, |request| self.0.pod_sandbox_stats(request)).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
         request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        instrument::query("ListPodSandboxStats", request, |request| self.0.list_pod_sandbox_stats(request)).await
+        instrument::query(&self.0, "ListPodSandboxStats", request, |request| self.0.list_pod_sandbox_stats(request))
+            .await
     }
 
     async fn update_runtime_config(
         &self,
         request: Request<v1::UpdateRuntimeConfigRequest>,
     ) -> Answer<v1::UpdateRuntimeConfigResponse> {
-        instrument::verb("UpdateRuntimeConfig", request, |request| self.0.update_runtime_config(request)).await
+        instrument::verb(&self.0, "UpdateRuntimeConfig", request, |request| self.0.update_runtime_config(request)).await
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
-        instrument::query("Status", request, |request| self.0.status(request)).await
+        instrument::query(&self.0, "Status", request, |request| self.0.status(request)).await
     }
 
     async fn checkpoint_container(
         &self,
         request: Request<v1::CheckpointContainerRequest>,
     ) -> Answer<v1::CheckpointContainerResponse> {
-        instrument::query("CheckpointContainer", request, |_| unbuilt("CheckpointContainer")).await
+        instrument::query(&self.0, "CheckpointContainer", request, |_| unbuilt("CheckpointContainer")).await
     }
 
     async fn list_metric_descriptors(
         &self,
         request: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        instrument::query("ListMetricDescriptors", request, |request| self.0.list_metric_descriptors(request)).await
+        instrument::query(&self.0, "ListMetricDescriptors", request, |request| self.0.list_metric_descriptors(request))
+            .await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        instrument::query("ListPodSandboxMetrics", request, |request| self.0.list_pod_sandbox_metrics(request)).await
+        instrument::query(&self.0, "ListPodSandboxMetrics", request, |request| self.0.list_pod_sandbox_metrics(request))
+            .await
     }
 
     async fn runtime_config(&self, request: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
-        instrument::query("RuntimeConfig", request, |request| self.0.runtime_config(request)).await
+        instrument::query(&self.0, "RuntimeConfig", request, |request| self.0.runtime_config(request)).await
     }
 
     async fn update_pod_sandbox_resources(
         &self,
         request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        instrument::verb("UpdatePodSandboxResources", request, |request| self.0.update_pod_sandbox_resources(request))
-            .await
+        instrument::verb(&self.0, "UpdatePodSandboxResources", request, |request| {
+            self.0.update_pod_sandbox_resources(request)
+        })
+        .await
     }
 
     type StreamPodSandboxesStream = Batches<v1::PodSandbox, v1::StreamPodSandboxesResponse>;
@@ -331,7 +344,7 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Answer<Batches<v1::PodSandbox, v1::StreamPodSandboxesResponse>> {
-        instrument::query("StreamPodSandboxes", request, |request| self.0.stream_pod_sandboxes(request)).await
+        instrument::query(&self.0, "StreamPodSandboxes", request, |request| self.0.stream_pod_sandboxes(request)).await
     }
 
     type StreamContainersStream = Batches<v1::Container, v1::StreamContainersResponse>;
@@ -340,7 +353,7 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::StreamContainersRequest>,
     ) -> Answer<Batches<v1::Container, v1::StreamContainersResponse>> {
-        instrument::query("StreamContainers", request, |request| self.0.stream_containers(request)).await
+        instrument::query(&self.0, "StreamContainers", request, |request| self.0.stream_containers(request)).await
     }
 
     type StreamContainerStatsStream = Batches<v1::ContainerStats, v1::StreamContainerStatsResponse>;
@@ -349,7 +362,8 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::StreamContainerStatsRequest>,
     ) -> Answer<Batches<v1::ContainerStats, v1::StreamContainerStatsResponse>> {
-        instrument::query("StreamContainerStats", request, |request| self.0.stream_container_stats(request)).await
+        instrument::query(&self.0, "StreamContainerStats", request, |request| self.0.stream_container_stats(request))
+            .await
     }
 
     type StreamPodSandboxStatsStream = Batches<v1::PodSandboxStats, v1::StreamPodSandboxStatsResponse>;
@@ -358,7 +372,8 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Answer<Batches<v1::PodSandboxStats, v1::StreamPodSandboxStatsResponse>> {
-        instrument::query("StreamPodSandboxStats", request, |request| self.0.stream_pod_sandbox_stats(request)).await
+        instrument::query(&self.0, "StreamPodSandboxStats", request, |request| self.0.stream_pod_sandbox_stats(request))
+            .await
     }
 
     type StreamPodSandboxMetricsStream = Batches<v1::PodSandboxMetrics, v1::StreamPodSandboxMetricsResponse>;
@@ -367,37 +382,39 @@ impl RuntimeService for Rpc {
         &self,
         request: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Batches<v1::PodSandboxMetrics, v1::StreamPodSandboxMetricsResponse>> {
-        instrument::query("StreamPodSandboxMetrics", request, |request| self.0.stream_pod_sandbox_metrics(request))
-            .await
+        instrument::query(&self.0, "StreamPodSandboxMetrics", request, |request| {
+            self.0.stream_pod_sandbox_metrics(request)
+        })
+        .await
     }
 
     type GetContainerEventsStream = EventStream;
 
     async fn get_container_events(&self, request: Request<v1::GetEventsRequest>) -> Answer<EventStream> {
-        instrument::query("GetContainerEvents", request, |request| self.0.get_container_events(request)).await
+        instrument::query(&self.0, "GetContainerEvents", request, |request| self.0.get_container_events(request)).await
     }
 }
 
 #[async_trait]
 impl ImageService for Rpc {
     async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
-        instrument::query("ListImages", request, |request| self.0.list_images(request)).await
+        instrument::query(&self.0, "ListImages", request, |request| self.0.list_images(request)).await
     }
 
     async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
-        instrument::query("ImageStatus", request, |request| self.0.image_status(request)).await
+        instrument::query(&self.0, "ImageStatus", request, |request| self.0.image_status(request)).await
     }
 
     async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {
-        instrument::verb("PullImage", request, |request| self.0.pull_image(request)).await
+        instrument::verb(&self.0, "PullImage", request, |request| self.0.pull_image(request)).await
     }
 
     async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
-        instrument::verb("RemoveImage", request, |request| self.0.remove_image(request)).await
+        instrument::verb(&self.0, "RemoveImage", request, |request| self.0.remove_image(request)).await
     }
 
     async fn image_fs_info(&self, request: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
-        instrument::query("ImageFsInfo", request, |request| self.0.image_fs_info(request)).await
+        instrument::query(&self.0, "ImageFsInfo", request, |request| self.0.image_fs_info(request)).await
     }
 
     type StreamImagesStream = Batches<v1::Image, v1::StreamImagesResponse>;
@@ -406,6 +423,6 @@ impl ImageService for Rpc {
         &self,
         request: Request<v1::StreamImagesRequest>,
     ) -> Answer<Batches<v1::Image, v1::StreamImagesResponse>> {
-        instrument::query("StreamImages", request, |request| self.0.stream_images(request)).await
+        instrument::query(&self.0, "StreamImages", request, |request| self.0.stream_images(request)).await
     }
 }

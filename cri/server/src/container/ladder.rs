@@ -31,22 +31,32 @@ impl Server {
     /// Makes what an order asks for: record, root file system, user, volumes.
     pub(super) async fn climb_container(&self, id: &Id, order: Order) -> Result<Arc<Container>> {
         let reserved = self.reserve_container(id, &order).await?;
-        self.attach_image_volumes(&reserved).await?;
+        if !reserved.image_volumes.is_empty() {
+            self.timelines.stage(id, "image volumes", self.attach_image_volumes(&reserved)).await?;
+        }
         let parent = order.image.chain_id.map(|chain| chain.to_string());
         let snapshots = self.tenant.snapshots(&reserved.snapshotter)?;
-        let mounts = snapshots.prepare(id.as_str(), parent.as_deref(), Labels::new(), None).await?;
+        let prepared = snapshots.prepare(id.as_str(), parent.as_deref(), Labels::new(), None);
+        let mounts = self.timelines.stage(id, "snapshot", prepared).await?;
         let folder = self.container_folder(id);
-        let found = blocking(move || {
-            let user = find_user(&order, &mounts)?;
-            if let Some(map) = order.pod.users() {
-                fit(&map, &user, &mounts)?;
-            }
-            volume::make(&folder, &order.defaults.volumes, &order.config, &mounts)?;
-            Ok(user)
-        })
-        .await?;
+        let found = self
+            .timelines
+            .stage(
+                id,
+                "user and volumes",
+                blocking(move || {
+                    let user = find_user(&order, &mounts)?;
+                    if let Some(map) = order.pod.users() {
+                        fit(&map, &user, &mounts)?;
+                    }
+                    volume::make(&folder, &order.defaults.volumes, &order.config, &mounts)?;
+                    Ok(user)
+                }),
+            )
+            .await?;
         let entry = self.nri.entry().await;
-        let wanted = self.nri_create_container(&Container { user: found.clone(), ..(*reserved).clone() }).await?;
+        let asked = Container { user: found.clone(), ..(*reserved).clone() };
+        let wanted = self.timelines.stage(id, "plugins", self.nri_create_container(&asked)).await?;
         let names: Vec<_> =
             wanted.iter().flat_map(|wanted| &wanted.cdi_devices).map(|device| device.name.clone()).collect();
         let more = match names.is_empty() {
@@ -123,6 +133,7 @@ impl Server {
         ignore_missing(self.tenant.containers().delete(id, Durability::Crash).await)?;
         if self.containers.forget(id) {
             self.selinux.free(container.selinux.as_ref());
+            self.timelines.forget(id);
         }
         if container.is_visible() {
             self.announce_container_deleted(&container).await;

@@ -85,10 +85,14 @@ impl Server {
         if let Some(known) = container.selinux.clone() {
             rootfs = blocking(move || labels::show(rootfs, &known)).await?;
         }
-        let spec = match container.adjustment.as_str() {
-            "" => serde_json::to_vec(&self.specify(container).await?),
-            _ => serde_json::to_vec(&self.adjusted_spec(container).await?),
+        let (timelines, id) = (&self.timelines, &container.id);
+        let specified = async {
+            match container.adjustment.as_str() {
+                "" => Ok::<_, Error>(serde_json::to_vec(&self.specify(container).await?)),
+                _ => Ok(serde_json::to_vec(&self.adjusted_spec(container).await?)),
+            }
         };
+        let spec = timelines.stage(id, "specification", specified).await?;
         let spec = spec.map_err(|error| Error::internal(format!("write the specification: {error}")))?;
         // Without a log the output is still there for those who attach.
         let log = container.log_path.as_deref();
@@ -110,10 +114,10 @@ impl Server {
                 options: None,
             },
         };
-        tasks.create(request).await?;
-        self.nri_tell(Told::Starting, &container.id).await?;
+        timelines.stage(id, "task", tasks.create(request)).await?;
+        self.nri_tell(Told::Starting, id).await?;
         let at = Timestamp::now();
-        let pid = tasks.start(&container.id).await?;
+        let pid = timelines.stage(id, "start", tasks.start(id)).await?;
         Ok((pid, at))
     }
 

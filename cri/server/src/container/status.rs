@@ -65,6 +65,7 @@ impl Server {
             "sandboxID": container.pod.as_str(),
             "pid": container.pid,
             "rung": container.rung,
+            "timeline": self.timelines.told(&container.id),
             "runtimeType": container.handler,
             "snapshotKey": container.id.as_str(),
             "snapshotter": container.snapshotter,

@@ -66,7 +66,7 @@ impl Server {
             None => None,
         };
         let pod = self.step_pod(id, vec![Step::Network(attachment)]).await?;
-        self.prepare(&pod, &plan).await?;
+        self.timelines.stage(id, "namespaces", self.prepare(&pod, &plan)).await?;
         let pod = self.step_pod(id, vec![Step::Boot]).await?;
         let boot = BootSandbox {
             id: id.clone(),
@@ -84,7 +84,10 @@ impl Server {
             }
         };
         let tasks = self.tenant.tasks();
-        let (attached, booted) = tokio::join!(attach, tasks.boot(boot));
+        let (attached, booted) = tokio::join!(
+            self.timelines.stage(id, "network", attach),
+            self.timelines.stage(id, "shim", tasks.boot(boot))
+        );
         match (attached, booted) {
             (Ok(result), Ok(_)) => {
                 let mut steps: Vec<_> = result.map(Step::Attach).into_iter().collect();
@@ -92,7 +95,7 @@ impl Server {
                 if self.nri.is_heard() {
                     // Plugins are told the pod's addresses, and may refuse it.
                     let pod = self.step_pod(id, std::mem::take(&mut steps)).await?;
-                    self.nri_run_pod(&pod).await?;
+                    self.timelines.stage(id, "plugins", self.nri_run_pod(&pod)).await?;
                 }
                 steps.push(Step::Ready);
                 self.step_pod(id, steps).await
@@ -137,7 +140,10 @@ impl Server {
         self.nri_remove_pod(&pod).await;
         match self.tenant.sandboxes().delete(id, Durability::Crash).await {
             Err(error) if !error.is_not_found() => return Err(error),
-            _ if self.pods.forget(id) => self.selinux.free(pod.selinux.as_ref()),
+            _ if self.pods.forget(id) => {
+                self.selinux.free(pod.selinux.as_ref());
+                self.timelines.forget(id);
+            }
             _ => {}
         }
         self.announce_pod_deleted(&pod).await;

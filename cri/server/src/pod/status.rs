@@ -111,6 +111,7 @@ impl Server {
             "resources": super::update::told(&resources),
             "pid": pid,
             "rung": pod.rung,
+            "timeline": self.timelines.told(&pod.id),
             "runtimeHandler": pod.handler,
             "cgroupParent": pod.cgroup_parent,
             "netns": netns,
