@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,22 +20,26 @@ use windlass_engine::{Core, Options, events, registry, tasks};
 use windlass_model::snapshotter::Snapshotter;
 use windlass_snapshotters::{Native, Overlay};
 
-use crate::config::Config;
-use crate::systemd::{Notice, Notifier};
+use crate::config::{Config, Raw};
+use crate::systemd::{self, Notice, Notifier};
+use crate::tend::{self, Source};
 use crate::{metrics, process, socket};
+
+/// Work that goes on until the daemon stops.
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How long calls in flight may take once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Runs until a signal says stop.
+/// Runs until a signal says stop; `raw` is what `config` was checked from, and `source` where it was read.
 ///
 /// # Errors
 /// Where a part cannot be brought up: a socket or a root that another daemon has, a broken database.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
     let started = Instant::now();
-    let systemd = Notifier::from_env();
+    let systemd = Arc::new(Notifier::from_env());
     // From here on a signal is a wish to stop in order.
-    let stopped = stop_signal()?;
+    let (stopped, hangups) = (stop_signal()?, tend::hangups()?);
     let (grpc, _grpc_file) = socket::bind(&config.address)?;
     let (events, _events_file) = socket::bind(&config.events_address)?;
     let metrics = match config.metrics {
@@ -49,12 +54,15 @@ pub async fn run(config: Config) -> Result<()> {
 
     let tenant = core.tenant(config.cri.namespace.clone());
     let server = Server::new(server_config(&config)?, tenant)?;
-    if let Some(listener) = metrics {
-        let (serving, over) = (metrics::serve(listener, core.roster().clone(), server.clone()), stop.clone());
-        services.spawn(async move {
-            let _: () = over.run_until_cancelled_owned(serving).await.unwrap_or_default();
+    let until_stop = |work: BoxFuture| {
+        let over = stop.clone();
+        async move {
+            let _: () = over.run_until_cancelled_owned(work).await.unwrap_or_default();
             Ok(())
-        });
+        }
+    };
+    if let Some(listener) = metrics {
+        services.spawn(until_stop(Box::pin(metrics::serve(listener, core.roster().clone(), server.clone()))));
     }
     let streaming = server.bind_streaming().await?;
     server.recover().await.context("recover the pods")?;
@@ -67,7 +75,11 @@ pub async fn run(config: Config) -> Result<()> {
     });
 
     let grpc = tokio::spawn(serve_grpc(server.clone(), &core, grpc, drain.clone()));
+    services.spawn(until_stop(Box::pin(tend::reload(hangups, source, raw, server.clone()))));
     systemd.send(Notice::Ready);
+    if let Some(every) = systemd::watchdog() {
+        services.spawn(until_stop(Box::pin(tend::watch(every, config.address.clone(), systemd.clone()))));
+    }
     tracing::info!(
         address = %config.address.display(),
         root = %config.root.display(),

@@ -7,6 +7,7 @@ mod metrics;
 mod process;
 mod socket;
 mod systemd;
+mod tend;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use config::{Overrides, Raw};
+use config::Overrides;
+use tend::Source;
 
 /// How long work that blocks has for its end when the daemon stops.
 const PARTING: Duration = Duration::from_secs(5);
@@ -73,7 +75,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let flags = Overrides { root: cli.root, state: cli.state, address: cli.address };
-    let load = || Raw::load(cli.config.as_deref(), flags);
+    let source = Source { file: cli.config, flags };
+    let load = || source.read();
     match cli.command {
         Some(Command::Config(ConfigCommand::Default)) => print(config::DEFAULT_TEXT),
         Some(Command::Config(ConfigCommand::Dump)) => print(&load()?.dump()?),
@@ -81,11 +84,12 @@ fn run(cli: Cli) -> Result<()> {
             load()?.check().and_then(|_| print("the configuration is valid\n"))
         }
         None => {
-            let config = load()?.check()?;
+            let raw = load()?;
+            let config = raw.clone().check()?;
             logs::init(&cli.log_level)?;
             process::prepare();
             let runtime = process::runtime()?;
-            let outcome = runtime.block_on(daemon::run(config));
+            let outcome = runtime.block_on(daemon::run(config, source, raw));
             // Whoever waits for a disk or a file system that does not answer must not keep the daemon from its end.
             runtime.shutdown_timeout(PARTING);
             outcome

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// What systemd is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub enum Notice {
     Ready,
     /// The drain began.
     Stopping,
+    /// The daemon is well.
+    Alive,
 }
 
 /// The door to systemd; without `$NOTIFY_SOCKET` every notice goes nowhere.
@@ -45,11 +48,23 @@ impl Notifier {
         let text = match notice {
             Notice::Ready => "READY=1",
             Notice::Stopping => "STOPPING=1",
+            Notice::Alive => "WATCHDOG=1",
         };
         if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
             tracing::warn!(%error, text, "systemd was not told");
         }
     }
+}
+
+/// How often systemd wants to hear that the daemon is well, from its environment (`sd_watchdog_enabled(3)`); `None`: it
+/// does not watch this process.
+pub fn watchdog() -> Option<Duration> {
+    interval(std::env::var("WATCHDOG_USEC").ok()?.as_str(), std::env::var("WATCHDOG_PID").ok().as_deref())
+}
+
+fn interval(micros: &str, pid: Option<&str>) -> Option<Duration> {
+    let own = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    micros.parse().ok().filter(|micros| own && *micros > 0).map(Duration::from_micros)
 }
 
 #[cfg(test)]
@@ -69,6 +84,16 @@ mod tests {
         assert_eq!(&buffer[..length], b"READY=1");
         let length = socket.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"STOPPING=1");
+    }
+
+    #[test]
+    fn a_watchdog_is_for_one_process() {
+        let own = std::process::id().to_string();
+        assert_eq!(interval("2000000", Some(&own)), Some(Duration::from_secs(2)));
+        assert_eq!(interval("2000000", None), Some(Duration::from_secs(2)));
+        for (micros, pid) in [("2000000", Some("1")), ("0", None), ("soon", None), ("2000000", Some("x"))] {
+            assert_eq!(interval(micros, pid), None, "{micros} {pid:?}");
+        }
     }
 
     #[test]

@@ -25,20 +25,24 @@ impl Drop for Daemon {
 impl Daemon {
     /// Starts one and waits until it says that it is ready.
     fn start(folder: &Path, state: &str) -> Self {
-        let (daemon, systemd) = Self::start_noticed(folder, state);
+        let (daemon, systemd) = Self::start_noticed(folder, state, None);
         assert_eq!(notice(&systemd), "READY=1");
         daemon
     }
 
     /// Starts one, and gives the socket on which it tells how it fares.
-    fn start_noticed(folder: &Path, state: &str) -> (Self, UnixDatagram) {
+    fn start_noticed(folder: &Path, state: &str, watchdog: Option<&str>) -> (Self, UnixDatagram) {
         let path = folder.join("notify");
         let _ = fs::remove_file(&path);
         let systemd = UnixDatagram::bind(&path).unwrap();
         systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         // Nobody reads its log: a full pipe would stop it.
-        let daemon = command(folder, state).env("NOTIFY_SOCKET", &path).stderr(Stdio::null()).spawn().unwrap();
-        (Self(daemon), systemd)
+        let mut daemon = command(folder, state);
+        daemon.env("NOTIFY_SOCKET", &path).stderr(Stdio::null());
+        if let Some(micros) = watchdog {
+            daemon.env("WATCHDOG_USEC", micros);
+        }
+        (Self(daemon.spawn().unwrap()), systemd)
     }
 
     fn signal(&self, name: &str) {
@@ -61,13 +65,18 @@ impl Daemon {
 
 /// The daemon with `<folder>/root` and `<folder>/<state>`, and a shim's name on its search path: it starts none here.
 fn command(folder: &Path, state: &str) -> Command {
+    configured(folder, state, Path::new("/dev/null"))
+}
+
+fn configured(folder: &Path, state: &str, file: &Path) -> Command {
     let bin = folder.join("bin");
     fs::create_dir_all(&bin).unwrap();
     fs::write(bin.join("containerd-shim-windlass-v1"), "").unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(BINARY);
     command
-        .args(["--config", "/dev/null"])
+        .arg("--config")
+        .arg(file)
         .arg("--root")
         .arg(folder.join("root"))
         .arg("--state")
@@ -141,7 +150,7 @@ fn a_second_daemon_is_refused() {
 #[test]
 fn it_tells_systemd_and_stops_in_order() {
     let folder = TempDir::new().unwrap();
-    let (mut daemon, systemd) = Daemon::start_noticed(folder.path(), "state");
+    let (mut daemon, systemd) = Daemon::start_noticed(folder.path(), "state", None);
     assert_eq!(notice(&systemd), "READY=1");
     let socket = folder.path().join("state/windlass.sock");
     // A caller that stays connected and says nothing does not hold the stop up for long.
@@ -154,6 +163,50 @@ fn it_tells_systemd_and_stops_in_order() {
     let mut again = Daemon::start(folder.path(), "state");
     again.signal("INT");
     assert!(again.ended(Duration::from_secs(15)).unwrap().success());
+}
+
+#[test]
+fn a_watchdog_hears_that_the_daemon_answers() {
+    let folder = TempDir::new().unwrap();
+    let (daemon, systemd) = Daemon::start_noticed(folder.path(), "state", Some("2000000"));
+    assert_eq!(notice(&systemd), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(notice(&systemd), "WATCHDOG=1");
+    }
+    // A daemon that cannot answer says nothing, which is what systemd waits for.
+    daemon.signal("STOP");
+    systemd.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    assert!(systemd.recv(&mut [0; 64]).is_err());
+    daemon.signal("CONT");
+    assert_eq!(notice(&systemd), "WATCHDOG=1");
+}
+
+#[test]
+fn its_configuration_is_read_again() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("config.toml");
+    let log = folder.path().join("log");
+    let said = |text: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string(&log).unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is not in {}", fs::read_to_string(&log).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    fs::write(&file, "version = 1\n").unwrap();
+    let mut daemon = configured(folder.path(), "state", &file);
+    daemon.stderr(fs::File::create(&log).unwrap());
+    let daemon = Daemon(daemon.spawn().unwrap());
+    said("windlassd is ready");
+    fs::write(&file, "[cri]\npinned_images = [\"quay.io/*\"]\n").unwrap();
+    daemon.signal("HUP");
+    said("the configuration was read again\n");
+    fs::write(&file, "[cri]\npinned_images = [\"*\"]\n").unwrap();
+    daemon.signal("HUP");
+    said("the configuration stays as it was");
+    fs::write(&file, "[cri]\nsnapshotter = \"native\"\n").unwrap();
+    daemon.signal("HUP");
+    said("needs a restart");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod events;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handlers;
+mod health;
 mod image;
 mod instrument;
 mod metrics;
@@ -21,6 +22,7 @@ mod nri;
 mod pod;
 mod readiness;
 mod recover;
+mod reload;
 mod selinux;
 mod server;
 mod stats;
@@ -28,6 +30,8 @@ mod stream;
 mod streaming;
 mod timeline;
 
+pub use health::look_at_yourself;
 pub use nri::NriConfig;
+pub use reload::Reload;
 pub use server::{CgroupDriver, Rpc, Runtime, Server, ServerConfig};
 pub use streaming::{Listener, StreamingConfig, Tls};

@@ -58,7 +58,7 @@ impl Server {
             "systemdCgroup": config.cgroup_driver == CgroupDriver::Systemd,
             "defaultRuntime": config.default_runtime,
             "runtimes": config.runtimes.keys().collect::<Vec<_>>(),
-            "maxContainerLogLineSize": config.max_log_line,
+            "maxContainerLogLineSize": self.live().max_log_line,
             "shim": config.shim,
             "cni": {
                 "confDir": config.cni_conf_dir,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tonic::{Request, Response, Status, async_trait};
 use windlass_cri_api::v1::image_service_server::{ImageService, ImageServiceServer};
 use windlass_cri_api::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
@@ -17,12 +17,13 @@ use crate::announce::{EventStream, Listeners};
 use crate::calls::Calls;
 use crate::container::Containers;
 use crate::handlers::Handlers;
-use crate::image::{Measures, Pins};
+use crate::image::Measures;
 use crate::instrument;
 use crate::names::Verbs;
 use crate::network::Network;
 use crate::nri::{Nri, NriConfig};
 use crate::pod::Pods;
+use crate::reload::{Live, Reload};
 use crate::selinux::Selinux;
 use crate::stats::Stats;
 use crate::stream::Batches;
@@ -94,7 +95,7 @@ pub struct Server {
     pub(crate) handlers: Handlers,
     pub(crate) measures: Measures,
     pub(crate) stats: Stats,
-    pub(crate) pins: Pins,
+    pub(crate) live: RwLock<Live>,
     pub(crate) nri: Nri,
     pub(crate) selinux: Selinux,
     pub(crate) calls: Calls,
@@ -122,6 +123,7 @@ impl Server {
         }
         tenant.snapshots(&config.snapshotter)?;
         let network = Network::new(&config)?;
+        let live = Reload { pinned_images: config.pinned_images.clone(), max_log_line: config.max_log_line };
         Ok(Arc::new(Self {
             verbs: Verbs::default(),
             pods: Pods::default(),
@@ -130,7 +132,7 @@ impl Server {
             handlers: Handlers::default(),
             measures: Measures::default(),
             stats: Stats::default(),
-            pins: Pins::parse(&config.pinned_images)?,
+            live: RwLock::new(Live::new(&live)?),
             nri: Nri::default(),
             calls: Calls::default(),
             timelines: Timelines::default(),

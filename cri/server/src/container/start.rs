@@ -96,7 +96,7 @@ impl Server {
         let spec = spec.map_err(|error| Error::internal(format!("write the specification: {error}")))?;
         // Without a log the output is still there for those who attach.
         let log = container.log_path.as_deref();
-        let log = log.map_or_else(|| ATTACH.to_owned(), |path| log_uri(path, self.config.max_log_line));
+        let log = log.map_or_else(|| ATTACH.to_owned(), |path| log_uri(path, self.live().max_log_line));
         let runtime = self.config.runtimes.get(&container.handler).cloned().unwrap_or_default();
         let request = CreateTask {
             id: container.id.clone(),

@@ -43,7 +43,8 @@ impl Server {
             let found = self.find_image(&named).await?;
             groups.retain(|group| found.as_ref().is_some_and(|found| found.detail.id == group.detail.id));
         }
-        Ok(v1::ListImagesResponse { images: groups.iter().map(|group| image(group, &self.pins)).collect() })
+        let pins = self.live().pins;
+        Ok(v1::ListImagesResponse { images: groups.iter().map(|group| image(group, &pins)).collect() })
     }
 
     /// One image; an empty answer where it is not here.
@@ -56,7 +57,7 @@ impl Server {
         let groups = self.image_groups().await?;
         let group = groups.iter().find(|group| group.detail.id == found.detail.id);
         let info = if request.verbose { info(&found.detail) } else { HashMap::new() };
-        Ok(v1::ImageStatusResponse { image: group.map(|group| image(group, &self.pins)), info })
+        Ok(v1::ImageStatusResponse { image: group.map(|group| image(group, &self.live().pins)), info })
     }
 
     /// The image that `text` names: an id, whole or the beginning of it, or a reference.

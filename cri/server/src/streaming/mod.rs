@@ -34,8 +34,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use windlass_model::{Error, Id, Result};
 
@@ -167,7 +169,12 @@ struct Urls {
     tokens: Tokens,
     /// `http://host:port`, once the server is bound.
     base: OnceLock<String>,
+    /// What does the handshakes, once the server is bound; nothing without TLS.
+    certificate: OnceLock<Certificate>,
 }
+
+/// A certificate that may be renewed.
+type Certificate = Arc<RwLock<TlsAcceptor>>;
 
 impl Streaming {
     /// A URL that works once, within a minute, and leads to `session`.
@@ -183,6 +190,20 @@ impl Streaming {
             Session::PortForward(_) => "portforward",
         };
         Ok(format!("{base}/{place}/{}", self.0.tokens.mint(session)?))
+    }
+
+    /// Reads a certificate from files again, for the connections from now on. Blocks.
+    ///
+    /// # Errors
+    /// Where it is of no use; then the one before stays.
+    pub(crate) fn renew(&self, config: &StreamingConfig) -> Result<()> {
+        let Some(certificate) = self.0.certificate.get().filter(|_| matches!(config.tls, Tls::Files { .. })) else {
+            return Ok(());
+        };
+        if let Some(renewed) = tls::acceptor(&config.tls, config.address.ip())? {
+            *certificate.write() = renewed;
+        }
+        Ok(())
     }
 
     /// The session that a URL leads to, which does so no second time.
@@ -201,6 +222,9 @@ impl Server {
         tracing::debug!(base, "the streaming server is bound");
         let again = |_| Error::precondition("the streaming server is bound already");
         self.streaming.0.base.set(base).map_err(again)?;
+        if let Some(certificate) = listener.certificate() {
+            let _ = self.streaming.0.certificate.set(certificate);
+        }
         Ok(listener)
     }
 

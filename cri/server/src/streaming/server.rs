@@ -11,6 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,7 +24,7 @@ use super::handshake::{self, Ports, Refusal, Speaks};
 use super::link::Terms;
 use super::remote_command::{Command, Host};
 use super::socket::Socket;
-use super::{Session, Streaming, StreamingConfig, spdy, tls, websocket};
+use super::{Certificate, Session, Streaming, StreamingConfig, spdy, tls, websocket};
 
 /// The most connections at once; more wait until one ends.
 const CONNECTIONS: usize = 2000;
@@ -40,7 +41,7 @@ const GOOD_BYE: Duration = Duration::from_secs(2);
 /// The server, bound and not yet serving.
 pub struct Listener {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificate>,
     idle: Duration,
 }
 
@@ -69,7 +70,13 @@ impl Listener {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let base = format!("{scheme}://{}", reachable(address));
+        let tls = tls.map(|acceptor| Arc::new(RwLock::new(acceptor)));
         Ok((Self { listener, tls, idle: config.idle }, base))
+    }
+
+    /// What does the handshakes; `None` without TLS.
+    pub(super) fn certificate(&self) -> Option<Certificate> {
+        self.tls.clone()
     }
 
     /// Serves until `stop`; then sessions end with a word to their clients, and those that take long are cut off.
@@ -84,7 +91,8 @@ impl Listener {
                 let Ok(place) = places.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let connection = connection(shared.clone(), stream, tls.clone(), place, cut_off.clone());
+                        let tls = tls.as_ref().map(|certificate| certificate.read().clone());
+                        let connection = connection(shared.clone(), stream, tls, place, cut_off.clone());
                         let over = cut_off.clone();
                         sessions.spawn(async move { over.run_until_cancelled_owned(connection).await });
                     }
