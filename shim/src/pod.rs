@@ -6,6 +6,7 @@
 mod attach;
 mod boot;
 mod finish;
+mod metrics;
 mod query;
 mod remove;
 mod task;

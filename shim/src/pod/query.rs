@@ -2,15 +2,14 @@
 
 use windlass_model::process::Exit;
 use windlass_model::{Result, Timestamp};
-use windlass_sys::cgroup::Usage;
 use windlass_wire::protobuf::MessageField;
 use windlass_wire::task::{
     ConnectResponse, Empty, PidsResponse, ProcessDetails, ProcessInfo, StateRequest, StateResponse, StatsResponse,
     WaitRequest,
 };
-use windlass_wire::{convert, metrics, words};
+use windlass_wire::{convert, words};
 
-use super::{Pod, answer};
+use super::{Pod, answer, metrics};
 use crate::serve::Reply;
 
 impl Pod {
@@ -62,12 +61,7 @@ impl Pod {
 
     pub(super) fn stats(&mut self, id: &str) -> Result<StatsResponse> {
         let layout = self.limits.layout.clone();
-        let usage = Usage::read(&layout, &self.container(id)?.bundle.cgroup)?;
-        let any = if layout.is_v2() {
-            convert::any(words::TYPE_METRICS_V2, &metrics_v2(&usage))?
-        } else {
-            convert::any(words::TYPE_METRICS_V1, &metrics_v1(&usage))?
-        };
+        let any = metrics::read(&layout, &self.container(id)?.bundle.cgroup)?;
         Ok(StatsResponse { stats: MessageField::some(any), ..StatsResponse::default() })
     }
 
@@ -91,54 +85,6 @@ impl Pod {
 
     pub(super) fn oom_killed(&mut self, container: &str) {
         self.outbox.publish(windlass_model::event::Event::TaskOom { container: container.into() });
-    }
-}
-
-fn metrics_v1(usage: &Usage) -> metrics::v1::Metrics {
-    use metrics::v1::{CPUStat, CPUUsage, MemoryEntry, MemoryStat, Metrics, PidsStat};
-    let cpu = CPUUsage {
-        total: usage.cpu_nanos,
-        user: usage.cpu_user_nanos,
-        kernel: usage.cpu_system_nanos,
-        ..CPUUsage::default()
-    };
-    let memory = MemoryEntry { usage: usage.memory, limit: usage.memory_limit, ..MemoryEntry::default() };
-    Metrics {
-        pids: MessageField::some(PidsStat { current: usage.pids, limit: usage.pids_limit, ..PidsStat::default() }),
-        cpu: MessageField::some(CPUStat { usage: MessageField::some(cpu), ..CPUStat::default() }),
-        memory: MessageField::some(MemoryStat {
-            usage: MessageField::some(memory),
-            total_inactive_file: usage.inactive_file,
-            total_rss: usage.anonymous,
-            rss: usage.anonymous,
-            pg_fault: usage.faults,
-            pg_maj_fault: usage.major_faults,
-            ..MemoryStat::default()
-        }),
-        ..Metrics::default()
-    }
-}
-
-fn metrics_v2(usage: &Usage) -> metrics::v2::Metrics {
-    use metrics::v2::{CPUStat, MemoryStat, Metrics, PidsStat};
-    Metrics {
-        pids: MessageField::some(PidsStat { current: usage.pids, limit: usage.pids_limit, ..PidsStat::default() }),
-        cpu: MessageField::some(CPUStat {
-            usage_usec: usage.cpu_nanos / 1000,
-            user_usec: usage.cpu_user_nanos / 1000,
-            system_usec: usage.cpu_system_nanos / 1000,
-            ..CPUStat::default()
-        }),
-        memory: MessageField::some(MemoryStat {
-            usage: usage.memory,
-            usage_limit: usage.memory_limit,
-            inactive_file: usage.inactive_file,
-            anon: usage.anonymous,
-            pgfault: usage.faults,
-            pgmajfault: usage.major_faults,
-            ..MemoryStat::default()
-        }),
-        ..Metrics::default()
     }
 }
 
