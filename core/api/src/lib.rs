@@ -15,6 +15,7 @@ mod introspection;
 mod leases;
 mod mask;
 mod namespaces;
+pub mod restart;
 mod runtime;
 mod snapshots;
 mod tasks;

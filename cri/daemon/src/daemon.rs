@@ -75,6 +75,8 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
     });
 
     let grpc = tokio::spawn(serve_grpc(server.clone(), &core, grpc, drain.clone()));
+    let restarts = windlass_api::restart::keep(core.clone(), config.cri.namespace.clone());
+    services.spawn(until_stop(Box::pin(restarts)));
     services.spawn(until_stop(Box::pin(tend::reload(hangups, source, raw, server.clone()))));
     systemd.send(Notice::Ready);
     if let Some(every) = systemd::watchdog() {

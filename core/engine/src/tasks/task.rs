@@ -136,6 +136,8 @@ impl Tasks {
     /// Takes away what is left of a task that was not made.
     async fn unmake(&self, entry: &Arc<Entry>) -> Result<()> {
         let key = self.key(&entry.shim);
+        // Nobody was told of its making, so nobody is to hear of its end.
+        entry.end(Exit { status: 255, at: Timestamp::now() });
         if entry.shim == entry.id {
             self.roster.down(key).await?;
         } else if let Ok(client) = self.roster.client(&key).await {
