@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O or knows an async runtime, so every rule in this crate is tested in microseconds.
 
+pub mod confinement;
 pub mod digest;
 pub mod environment;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod reference;
 pub mod snapshotter;
 pub mod time;
 pub mod typed;
+pub mod user;
 
 pub use digest::{Descriptor, Digest, Platform};
 pub use error::{Context, Error, Kind, Result};

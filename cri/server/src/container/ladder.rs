@@ -9,6 +9,7 @@ use futures::future::join_all;
 use windlass_cri_api::v1;
 use windlass_engine::Durability;
 use windlass_model::snapshotter::Labels;
+use windlass_model::user::Databases;
 use windlass_model::{Context as _, Error, Id, Mount, Result, Timestamp};
 use windlass_sys::idmap::IdMap;
 
@@ -16,7 +17,7 @@ use super::cdi::Beside;
 use super::create::{Order, ignore_missing};
 use super::record::{Container, Rung, Step, User};
 use super::rootfs::Layers;
-use super::user::{self, Databases};
+use super::user;
 use super::volume;
 use super::{blocking, cdi, labels, signal};
 use crate::Server;

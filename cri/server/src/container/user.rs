@@ -2,45 +2,10 @@
 //! image to turn names into numbers and to find further groups.
 
 use windlass_cri_api::v1;
+use windlass_model::user::Databases;
 use windlass_model::{Error, Result};
 
 use super::record::User;
-
-/// The user databases of an image; empty where it has none.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Databases {
-    /// `/etc/passwd`.
-    pub(crate) passwd: String,
-    /// `/etc/group`.
-    pub(crate) group: String,
-}
-
-/// A line of `/etc/passwd`.
-struct Account<'a> {
-    name: &'a str,
-    uid: u32,
-    gid: u32,
-}
-
-impl Databases {
-    fn accounts(&self) -> impl Iterator<Item = Account<'_>> {
-        self.passwd.lines().filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            let uid = fields.nth(1)?.parse().ok()?;
-            Some(Account { name, uid, gid: fields.next()?.parse().ok()? })
-        })
-    }
-
-    /// Name, number and members of each group.
-    fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
-        self.group.lines().filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            Some((name, fields.nth(1)?.parse().ok()?, fields.next().unwrap_or_default()))
-        })
-    }
-}
 
 /// The user of a container: `context` wins over `image`, the image's `USER`.
 ///
@@ -56,29 +21,20 @@ pub(crate) fn resolve(
 ) -> Result<User> {
     let asked = context.and_then(asked_for);
     let text = asked.as_deref().unwrap_or(image);
-    let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
-        None => (text, None),
-    };
-    let (uid, account) = find_user(user, databases)?;
-    let gid = match group.filter(|group| !group.is_empty()) {
-        Some(group) => find_group(group, databases)?,
-        None => account.as_ref().map_or(0, |account| account.gid),
-    };
-    let mut groups = vec![gid];
+    let found = databases.find(text)?;
+    let mut groups = vec![found.gid];
     let strict = v1::SupplementalGroupsPolicy::Strict as i32;
     if context.is_none_or(|context| context.supplemental_groups_policy != strict)
-        && let Some(account) = &account
+        && let Some(account) = &found.account
     {
-        let member = |members: &str| members.split(',').any(|member| member.trim() == account.name);
-        groups.extend(databases.groups().filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid));
+        groups.extend(databases.groups_of(account.name));
     }
     for group in context.map(|context| context.supplemental_groups.as_slice()).unwrap_or_default() {
         groups.push(number(*group, "supplemental_groups")?);
     }
     let mut seen = std::collections::HashSet::new();
     groups.retain(|group| seen.insert(*group));
-    Ok(User { uid, gid, groups })
+    Ok(User { uid: found.uid, gid: found.gid, groups })
 }
 
 /// `user[:group]` of the request; nothing where it leaves the user to the image.
@@ -94,28 +50,6 @@ fn asked_for(context: &v1::LinuxContainerSecurityContext) -> Option<String> {
         Some(gid) => format!("{user}:{}", gid.value),
         None => user,
     })
-}
-
-fn find_user<'a>(user: &str, databases: &'a Databases) -> Result<(u32, Option<Account<'a>>)> {
-    let user = if user.is_empty() { "0" } else { user };
-    if let Some(account) = databases.accounts().find(|account| account.name == user) {
-        return Ok((account.uid, Some(account)));
-    }
-    let uid =
-        numeric(user).ok_or_else(|| Error::invalid(format!("user {user:?} is not in the image's /etc/passwd")))?;
-    Ok((uid, databases.accounts().find(|account| account.uid == uid)))
-}
-
-fn find_group(group: &str, databases: &Databases) -> Result<u32> {
-    if let Some((_, gid, _)) = databases.groups().find(|(name, ..)| *name == group) {
-        return Ok(gid);
-    }
-    numeric(group).ok_or_else(|| Error::invalid(format!("group {group:?} is not in the image's /etc/group")))
-}
-
-/// A user or group number; the largest stands for "no change" in the kernel and is none.
-fn numeric(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 fn number(value: i64, field: &str) -> Result<u32> {

@@ -8,6 +8,7 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use windlass_cri_api::v1;
+use windlass_model::confinement::PATH;
 use windlass_model::environment::encode;
 use windlass_model::{Context as _, Error, Result};
 
@@ -15,9 +16,6 @@ use super::{Host, PodFacts, apparmor, host, mounts, resources, seccomp, security
 use crate::CgroupDriver;
 use crate::container::plan::wrong;
 use crate::container::record::{Container, ImageDefaults};
-
-/// Where programs are looked for unless the image says otherwise.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a specification is made from, beside the container itself.
 pub(crate) struct Parts<'a> {

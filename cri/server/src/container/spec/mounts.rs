@@ -6,23 +6,12 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, MountBuilder};
 use windlass_cri_api::v1;
+use windlass_model::confinement::{KERNEL_MOUNTS, SHARED_MEMORY};
 use windlass_model::{Context as _, Error, Result};
 use windlass_sys::idmap::{IdMap, Range};
 
 use super::PodFacts;
 use crate::pod::users;
-
-/// A place, a file-system type, a source and options.
-type Row = (&'static str, &'static str, &'static str, &'static [&'static str]);
-
-const KERNEL: [Row; 6] = [
-    ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-    ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-    ("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-    ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-    ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-    ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
-];
 
 /// Where the kernel shows its devices and the network.
 const SYS: &str = "/sys";
@@ -49,7 +38,7 @@ pub(super) fn mounts(
             || (place.starts_with("/dev") && place != Path::new("/dev") && asked.contains(Path::new("/dev")))
     };
     let mut mounts = Vec::new();
-    for (place, kind, source, options) in KERNEL {
+    for (place, kind, source, options) in KERNEL_MOUNTS {
         if replaced(Path::new(place)) {
             continue;
         }
@@ -70,8 +59,8 @@ pub(super) fn mounts(
         _ if replaced(Path::new("/dev/shm")) => {}
         Some(shm) => binds.push((PathBuf::from("/dev/shm"), bind("/dev/shm", shm, &["rbind", "rprivate", "rw"])?)),
         None => {
-            let options = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
-            binds.push(("/dev/shm".into(), mount(Path::new("/dev/shm"), "tmpfs", Path::new("shm"), &options)?));
+            let (place, kind, source, options) = SHARED_MEMORY;
+            binds.push((place.into(), mount(Path::new(place), kind, Path::new(source), options)?));
         }
     }
     let read_only = is_read_only(config);

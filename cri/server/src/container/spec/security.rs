@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxCapabilitiesBuilder};
 use windlass_cri_api::v1;
 use windlass_cri_api::v1::security_profile::ProfileType;
+use windlass_model::confinement::{CAPABILITIES, MASKED, READ_ONLY};
 use windlass_model::{Error, Result};
 use windlass_sys::idmap::IdMap;
 
@@ -13,42 +14,6 @@ use super::Host;
 use crate::container::plan::{require, wrong};
 use crate::pod::users;
 use crate::selinux;
-
-/// What a container may do unless it asks otherwise: containerd's and Docker's set.
-const DEFAULT: [Capability; 14] = [
-    Capability::AuditWrite,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Mknod,
-    Capability::NetBindService,
-    Capability::NetRaw,
-    Capability::Setfcap,
-    Capability::Setgid,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysChroot,
-];
-
-/// Hidden from a container that brings no security context at all.
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Read-only for a container that brings no security context at all.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Checks a security context, see [`crate::container::plan`].
 pub(crate) fn check(context: Option<&v1::LinuxContainerSecurityContext>, pod: &v1::PodSandboxConfig) -> Result<()> {
@@ -134,6 +99,11 @@ fn capability(name: &str) -> Result<Capability> {
     Capability::from_str(short).map_err(|_| unknown())
 }
 
+/// What a container may do unless it asks otherwise.
+fn default_capabilities() -> HashSet<Capability> {
+    CAPABILITIES.iter().filter_map(|name| Capability::from_str(name).ok()).collect()
+}
+
 /// The capabilities of a container's first process.
 ///
 /// `ALL` counts before single names, and a name that is both added and dropped is dropped. What this process has not,
@@ -144,7 +114,7 @@ pub(crate) fn capabilities(
 ) -> Result<LinuxCapabilities> {
     let none = v1::Capability::default();
     let asked = context.and_then(|context| context.capabilities.as_ref()).unwrap_or(&none);
-    let mut set: HashSet<Capability> = DEFAULT.into();
+    let mut set = default_capabilities();
     if context.is_some_and(|context| context.privileged) || asked.add_capabilities.iter().any(|name| is_all(name)) {
         set.clone_from(&host.capabilities);
     }
@@ -227,7 +197,8 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn host() -> Host {
-        let capabilities = DEFAULT.into_iter().chain([Capability::SysAdmin, Capability::NetAdmin]).collect();
+        let capabilities =
+            default_capabilities().into_iter().chain([Capability::SysAdmin, Capability::NetAdmin]).collect();
         Host {
             capabilities,
             oom_score_floor: 0,
@@ -256,7 +227,8 @@ pub(super) mod tests {
 
     #[test]
     fn capabilities_follow_the_request() {
-        let default: HashSet<Capability> = DEFAULT.into();
+        let default = default_capabilities();
+        assert_eq!(default.len(), CAPABILITIES.len(), "each name is a capability");
         assert_eq!(effective(&asking(&[], &[])), default);
         assert_eq!(effective(&asking(&["net_bind_service"], &["ALL"])), HashSet::from([Capability::NetBindService]));
         assert_eq!(effective(&asking(&["ALL"], &[])), host().capabilities);
