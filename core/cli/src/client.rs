@@ -13,6 +13,9 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
+/// The namespace of who names none.
+pub(crate) const DEFAULT: &str = "default";
+
 /// The namespace that the CRI serves, unless a daemon is configured otherwise.
 pub(crate) const KUBERNETES: &str = "k8s.io";
 
@@ -23,11 +26,14 @@ pub(crate) const LARGEST: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the daemon is and whom we speak for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Daemon {
     socket: PathBuf,
     namespace: String,
+    /// Whether somebody chose the namespace.
+    named: bool,
     header: MetadataValue<Ascii>,
+    lease: Option<MetadataValue<Ascii>>,
 }
 
 /// Makes a client of the containerd API on a channel, with its limits.
@@ -39,15 +45,33 @@ macro_rules! api {
 pub(crate) use api;
 
 impl Daemon {
-    /// A daemon at a path or `unix://` address, for one namespace; nothing is connected yet.
-    pub fn new(address: &str, namespace: &str) -> Result<Self> {
+    /// A daemon at a path or `unix://` address, for the namespace that is `named`, else for `otherwise`; nothing is
+    /// connected yet.
+    pub fn new(address: &str, named: Option<&str>, otherwise: &str) -> Result<Self> {
+        let namespace = named.unwrap_or(otherwise);
         let socket = address.strip_prefix("unix://").unwrap_or(address);
         if socket.is_empty() || socket.contains("://") {
             bail!("{address:?} is not the address of a Unix socket");
         }
         namespace.parse::<windlass_model::Namespace>()?;
         let header = namespace.parse().context("the namespace cannot be sent")?;
-        Ok(Self { socket: socket.into(), namespace: namespace.into(), header })
+        let (socket, namespace, named) = (socket.into(), namespace.into(), named.is_some());
+        Ok(Self { socket, namespace, named, header, lease: None })
+    }
+
+    /// The same daemon, where what is made belongs to a lease until something else holds it.
+    pub fn under(&self, lease: &str) -> Result<Self> {
+        Ok(Self { lease: Some(lease.parse().context("the lease cannot be sent")?), ..self.clone() })
+    }
+
+    /// Our namespace, where somebody chose it.
+    pub fn named(&self) -> Option<&str> {
+        self.named.then_some(&self.namespace)
+    }
+
+    /// Our namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// True where the CRI serves our namespace.
@@ -93,6 +117,9 @@ impl Daemon {
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("containerd-namespace", self.header.clone());
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", lease.clone());
+        }
         request
     }
 }
@@ -122,20 +149,39 @@ mod tests {
 
     #[test]
     fn addresses_are_sockets() {
-        assert_eq!(Daemon::new("unix:///run/w.sock", "a").expect("good").socket, Path::new("/run/w.sock"));
-        assert!(Daemon::new("http://localhost", "a").is_err());
-        assert!(Daemon::new("", "a").is_err());
-        assert!(Daemon::new("/run/w.sock", "a/b").is_err());
+        let daemon = |address, namespace| Daemon::new(address, namespace, DEFAULT);
+        assert_eq!(daemon("unix:///run/w.sock", None).expect("good").socket, Path::new("/run/w.sock"));
+        assert!(daemon("http://localhost", None).is_err());
+        assert!(daemon("", None).is_err());
+        assert!(daemon("/run/w.sock", Some("a/b")).is_err());
+    }
+
+    #[test]
+    fn a_namespace_that_nobody_chose_is_known_as_such() {
+        let daemon = Daemon::new("/run/w.sock", None, KUBERNETES).expect("good");
+        assert_eq!((daemon.named(), daemon.namespace(), daemon.is_kubernetes()), (None, KUBERNETES, true));
+        let daemon = Daemon::new("/run/w.sock", Some("a"), KUBERNETES).expect("good");
+        assert_eq!((daemon.named(), daemon.is_kubernetes()), (Some("a"), false));
+    }
+
+    #[test]
+    fn a_lease_travels_in_a_header() {
+        let daemon = Daemon::new("/run/w.sock", None, DEFAULT).expect("good");
+        assert!(daemon.request(()).metadata().get("containerd-lease").is_none());
+        let request = daemon.under("l").expect("good").request(());
+        assert_eq!(request.metadata().get("containerd-lease").map(|lease| lease.as_bytes()), Some(&b"l"[..]));
     }
 
     #[tokio::test]
     async fn a_missing_daemon_is_told_in_plain_words() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("w.sock");
-        let error = Daemon::new(path.to_str().expect("utf-8"), "a").expect("good").connect().await.expect_err("none");
+        let error =
+            Daemon::new(path.to_str().expect("utf-8"), None, DEFAULT).expect("good").connect().await.expect_err("none");
         assert!(error.to_string().contains("is windlassd running?"), "{error}");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
-        let error = Daemon::new(path.to_str().expect("utf-8"), "a").expect("good").connect().await.expect_err("dead");
+        let error =
+            Daemon::new(path.to_str().expect("utf-8"), None, DEFAULT).expect("good").connect().await.expect_err("dead");
         assert!(error.to_string().contains("nobody listens"), "{error}");
     }
 }

@@ -1,26 +1,60 @@
 //! `windlass containers`: the kubelet's containers with their states, and other tenants' by record.
 
+mod records;
+
 use std::collections::HashMap;
 
 use anyhow::Result;
 use clap::Subcommand;
-use containerd_client::services::v1::ListContainersRequest as ListRecordsRequest;
-use containerd_client::services::v1::containers_client::ContainersClient;
 use k8s_cri::v1::{Container as Word, ContainerState, ListContainersRequest, ListPodSandboxRequest, PodSandbox};
 use serde::Serialize;
 
-use crate::client::{Daemon, answered, api};
+use crate::client::{Daemon, answered};
+use crate::create;
 use crate::human;
+use crate::labels;
 use crate::output::{Output, Row};
+
+pub(crate) use records::find;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List containers
     #[command(visible_alias = "list")]
     Ls {
-        /// Also those that do not run
+        /// Also those of the kubelet's that do not run
         #[arg(short, long)]
         all: bool,
+        /// Only those that match one of these (containerd's filter language; not of the kubelet's containers)
+        filters: Vec<String>,
+    },
+    /// All that is known of a container
+    #[command(visible_alias = "inspect")]
+    Info {
+        /// Its id
+        id: String,
+        /// Only its OCI specification
+        #[arg(long)]
+        spec: bool,
+    },
+    /// Make a container and start nothing
+    Create(Box<create::Arguments>),
+    /// Change labels of a container
+    Label {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        changes: labels::Changes,
+    },
+    /// Remove containers that do not run, with their snapshots
+    #[command(visible_aliases = ["remove", "delete"])]
+    Rm {
+        /// Their ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Let the snapshots stay
+        #[arg(long)]
+        keep_snapshot: bool,
     },
 }
 
@@ -54,25 +88,15 @@ impl Row for Container {
     }
 }
 
-/// A container's record in a namespace of another tenant.
-#[derive(Debug, Serialize)]
-struct Record {
-    id: String,
-    image: String,
-    runtime: String,
-    created_at: i64,
-}
-
-impl Row for Record {
-    const HEADS: &'static [&'static str] = &["CONTAINER", "IMAGE", "RUNTIME", "CREATED"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.id.clone(), self.image.clone(), self.runtime.clone(), human::age(self.created_at)]
+pub(crate) async fn run(command: Command, daemon: &Daemon, output: &Output) -> Result<()> {
+    match command {
+        Command::Ls { all, .. } if daemon.is_kubernetes() => list(all, daemon, output).await,
+        Command::Ls { filters, .. } => records::list(filters, daemon, output).await,
+        Command::Info { id, spec } => records::info(&id, spec, daemon, output).await,
+        Command::Create(arguments) => records::create(*arguments, daemon, output).await,
+        Command::Label { id, changes } => records::label(id, changes, daemon).await,
+        Command::Rm { ids, keep_snapshot } => records::remove(ids, keep_snapshot, daemon).await,
     }
-}
-
-pub(crate) async fn run(Command::Ls { all }: Command, daemon: &Daemon, output: &Output) -> Result<()> {
-    if daemon.is_kubernetes() { list(all, daemon, output).await } else { list_records(daemon, output).await }
 }
 
 async fn list(all: bool, daemon: &Daemon, output: &Output) -> Result<()> {
@@ -107,16 +131,4 @@ fn container(word: Word, pods: &HashMap<String, PodSandbox>) -> Container {
         pod_id: word.pod_sandbox_id,
         created_at: word.created_at,
     }
-}
-
-async fn list_records(daemon: &Daemon, output: &Output) -> Result<()> {
-    let mut client = api!(ContainersClient<_>, daemon.connect().await?);
-    let answer = client.list(daemon.request(ListRecordsRequest::default())).await.map_err(answered)?;
-    let records = answer.into_inner().containers.into_iter().map(|container| Record {
-        id: container.id,
-        image: container.image,
-        runtime: container.runtime.map(|runtime| runtime.name).unwrap_or_default(),
-        created_at: human::nanos(container.created_at.as_ref()),
-    });
-    output.rows(&records.collect::<Vec<_>>())
 }

@@ -1,34 +1,64 @@
 //! `windlass content`: blobs, by digest.
 
+mod ingest;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{
-    DeleteContentRequest, ListContentRequest, ListStatusesRequest, ReadContentRequest,
+    AbortRequest, DeleteContentRequest, Info, InfoRequest, ListContentRequest, ListStatusesRequest, ReadContentRequest,
+    UpdateRequest,
 };
 use serde::Serialize;
 use tonic::transport::Channel;
 
 use crate::client::{Daemon, answered, api};
 use crate::human;
+use crate::images;
+use crate::labels;
 use crate::output::{Output, Row};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List blobs
     #[command(visible_alias = "list")]
-    Ls,
+    Ls {
+        /// Only those that match one of these (containerd's filter language)
+        filters: Vec<String>,
+    },
     /// List blobs that are being written
     Active,
+    /// All that is known of a blob
+    Info {
+        /// Its digest
+        digest: String,
+    },
     /// Write a blob to standard output
     Get {
         /// Its digest
         digest: String,
     },
+    /// Pull the blobs of an image and unpack nothing
+    Fetch(images::Fetch),
+    /// Write standard input into a blob, and tell its digest
+    Ingest(ingest::Arguments),
+    /// Forget blobs that are being written
+    Abort {
+        /// Their references
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+    /// Change labels of a blob
+    Label {
+        /// Its digest
+        digest: String,
+        #[command(flatten)]
+        changes: labels::Changes,
+    },
     /// Remove blobs, whatever refers to them
-    #[command(visible_alias = "remove")]
+    #[command(visible_aliases = ["remove", "delete"])]
     Rm {
         /// Their digests
         #[arg(required = true)]
@@ -73,28 +103,57 @@ impl Row for Ingest {
 }
 
 pub(crate) async fn run(command: Command, daemon: &Daemon, output: &Output) -> Result<()> {
-    let client = api!(ContentClient<_>, daemon.connect().await?);
+    let mut client = api!(ContentClient<_>, daemon.connect().await?);
     match command {
-        Command::Ls => list(client, daemon, output).await,
+        Command::Ls { filters } => list(client, daemon, output, filters).await,
         Command::Active => list_ingests(client, daemon, output).await,
+        Command::Info { digest } => {
+            let answer = client.info(daemon.request(InfoRequest { digest })).await.map_err(answered)?;
+            output.json(&blob(answer.into_inner().info.unwrap_or_default()))
+        }
+        Command::Fetch(arguments) => images::fetch(arguments, daemon, output).await,
+        Command::Ingest(arguments) => ingest::run(client, arguments, daemon, output).await,
+        Command::Abort { references } => {
+            for reference in references {
+                let aborted = client.abort(daemon.request(AbortRequest { r#ref: reference.clone() })).await;
+                aborted.map_err(answered).with_context(|| format!("abort {reference}"))?;
+            }
+            Ok(())
+        }
+        Command::Label { digest, changes } => {
+            let (labels, update_mask) = changes.masked();
+            let info = Some(Info { digest: digest.clone(), labels, ..Default::default() });
+            let changed = client.update(daemon.request(UpdateRequest { info, update_mask })).await;
+            changed.map_err(answered).with_context(|| format!("label {digest}"))?;
+            Ok(())
+        }
         Command::Get { digest } => get(client, daemon, output, digest).await,
         Command::Rm { digests } => remove(client, daemon, digests).await,
     }
 }
 
-async fn list(mut client: ContentClient<Channel>, daemon: &Daemon, output: &Output) -> Result<()> {
-    let answer = client.list(daemon.request(ListContentRequest::default())).await.map_err(answered)?;
+async fn list(
+    mut client: ContentClient<Channel>,
+    daemon: &Daemon,
+    output: &Output,
+    filters: Vec<String>,
+) -> Result<()> {
+    let answer = client.list(daemon.request(ListContentRequest { filters })).await.map_err(answered)?;
     let mut stream = answer.into_inner();
     let mut blobs = Vec::new();
     while let Some(batch) = stream.message().await.map_err(answered)? {
-        blobs.extend(batch.info.into_iter().map(|info| Blob {
-            digest: info.digest,
-            size: u64::try_from(info.size).unwrap_or(0),
-            created_at: human::nanos(info.created_at.as_ref()),
-            labels: info.labels.into_iter().collect(),
-        }));
+        blobs.extend(batch.info.into_iter().map(blob));
     }
     output.rows(&blobs)
+}
+
+fn blob(info: Info) -> Blob {
+    Blob {
+        digest: info.digest,
+        size: u64::try_from(info.size).unwrap_or(0),
+        created_at: human::nanos(info.created_at.as_ref()),
+        labels: info.labels.into_iter().collect(),
+    }
 }
 
 async fn list_ingests(mut client: ContentClient<Channel>, daemon: &Daemon, output: &Output) -> Result<()> {

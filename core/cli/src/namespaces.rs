@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::{
-    CreateNamespaceRequest, DeleteNamespaceRequest, ListNamespacesRequest, Namespace as Word,
+    CreateNamespaceRequest, DeleteNamespaceRequest, ListNamespacesRequest, Namespace as Word, UpdateNamespaceRequest,
 };
 use serde::Serialize;
 
 use crate::client::{Daemon, answered, api};
+use crate::labels;
 use crate::output::{Output, Row};
 
 #[derive(Debug, Subcommand)]
@@ -23,8 +24,15 @@ pub(crate) enum Command {
         /// Its name
         name: String,
         /// Its labels, as KEY=VALUE
-        #[arg(value_parser = label)]
+        #[arg(value_name = "KEY=VALUE", value_parser = labels::pair)]
         labels: Vec<(String, String)>,
+    },
+    /// Change labels of a namespace
+    Label {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        changes: labels::Changes,
     },
     /// Remove empty namespaces
     #[command(visible_alias = "remove")]
@@ -45,8 +53,7 @@ impl Row for Namespace {
     const HEADS: &'static [&'static str] = &["NAME", "LABELS"];
 
     fn cells(&self) -> Vec<String> {
-        let labels: Vec<String> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        vec![self.name.clone(), labels.join(",")]
+        vec![self.name.clone(), labels::cell(&self.labels)]
     }
 }
 
@@ -66,6 +73,13 @@ pub(crate) async fn run(command: Command, daemon: &Daemon, output: &Output) -> R
             made.map_err(answered).with_context(|| format!("create {name}"))?;
             Ok(())
         }
+        Command::Label { name, changes } => {
+            let (labels, update_mask) = changes.masked();
+            let namespace = Some(Word { name: name.clone(), labels });
+            let changed = client.update(UpdateNamespaceRequest { namespace, update_mask }).await;
+            changed.map_err(answered).with_context(|| format!("label {name}"))?;
+            Ok(())
+        }
         Command::Rm { names } => {
             for name in names {
                 let removed = client.delete(DeleteNamespaceRequest { name: name.clone() }).await;
@@ -73,12 +87,5 @@ pub(crate) async fn run(command: Command, daemon: &Daemon, output: &Output) -> R
             }
             Ok(())
         }
-    }
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("a label is KEY=VALUE".into()),
     }
 }

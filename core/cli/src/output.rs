@@ -47,10 +47,19 @@ impl Output {
     /// One record; `text` is what a person sees of it.
     pub fn one(&self, record: &impl Serialize, text: &str) -> anyhow::Result<()> {
         if self.json {
-            return self.raw((serde_json::to_string_pretty(record)? + "\n").as_bytes());
+            return self.json(record);
         }
-        let safe: Vec<String> = text.lines().map(plain).collect();
-        self.raw((safe.join("\n") + "\n").as_bytes())
+        self.lines(&text.lines().collect::<Vec<_>>())
+    }
+
+    /// Lines for a person.
+    pub fn lines(&self, lines: &[impl AsRef<str>]) -> anyhow::Result<()> {
+        self.raw(lines.iter().map(|line| plain(line.as_ref()) + "\n").collect::<String>().as_bytes())
+    }
+
+    /// A record that a person, too, sees as JSON: it has no other form.
+    pub fn json(&self, record: &impl Serialize) -> anyhow::Result<()> {
+        self.raw((serde_json::to_string_pretty(record)? + "\n").as_bytes())
     }
 
     /// Bytes as they are.

@@ -1,102 +1,110 @@
-//! `windlass images pull`: the CRI's PullImage, with the daemon's ingests shown while it runs.
+//! Images of the kubelet's namespace, through the CRI: what the kubelet is to know of has to come this way.
 
-use std::collections::HashMap;
-use std::io::Read;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use clap::Args;
+use anyhow::{Context, Result, bail};
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{ListStatusesRequest, Status as Ingest};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use k8s_cri::v1::{AuthConfig, ImageSpec, ImageStatusRequest, PullImageRequest};
+use k8s_cri::v1::{AuthConfig, ImageSpec, ImageStatusRequest, ListImagesRequest, PullImageRequest, RemoveImageRequest};
 use serde::Serialize;
 
+use super::Pulled;
+use crate::bars::Bars;
 use crate::client::{Daemon, answered, api};
 use crate::human;
-use crate::output::Output;
+use crate::output::{Output, Row};
+use crate::transfer::Login;
 
 /// How often the daemon is asked how far it is.
 const LOOK: Duration = Duration::from_millis(150);
 
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    /// What to pull, as Kubernetes writes it: [HOST/]NAME[:TAG][@DIGEST]
-    image: String,
-    /// The user to log in as
-    #[arg(short, long, requires = "password_stdin")]
-    username: Option<String>,
-    /// Read the password from standard input
-    #[arg(long, requires = "username")]
-    password_stdin: bool,
-}
-
-/// What was pulled.
+/// An image as the CRI tells of it.
 #[derive(Debug, Serialize)]
-struct Pulled {
-    image: String,
+struct Image {
     id: String,
+    tags: Vec<String>,
+    digests: Vec<String>,
     size: u64,
-    seconds: f64,
+    pinned: bool,
 }
 
-/// The bars of the ingests seen so far.
-struct Bars {
-    all: MultiProgress,
-    known: HashMap<String, ProgressBar>,
-    head: ProgressBar,
+impl Row for Image {
+    const HEADS: &'static [&'static str] = &["IMAGE", "TAG", "IMAGE ID", "SIZE"];
+
+    fn cells(&self) -> Vec<String> {
+        let (name, tag) = match (self.tags.first(), self.digests.first()) {
+            (Some(name), _) => split_tag(name),
+            (None, Some(name)) => (name.split('@').next().unwrap_or(name), "<none>"),
+            (None, None) => ("<none>", "<none>"),
+        };
+        vec![name.into(), tag.into(), human::short(&self.id).into(), human::size(self.size)]
+    }
 }
 
-pub(super) async fn run(arguments: Arguments, daemon: &Daemon, output: &Output) -> Result<()> {
-    daemon.require_kubernetes()?;
-    let auth = arguments.username.map(|username| login(username, std::io::stdin())).transpose()?;
-    let image = ImageSpec {
-        image: arguments.image.clone(),
-        user_specified_image: arguments.image.clone(),
-        ..Default::default()
-    };
+pub(super) async fn list(daemon: &Daemon, output: &Output) -> Result<()> {
+    let answer = daemon.images().await?.list_images(ListImagesRequest { filter: None }).await.map_err(answered)?;
+    // A row for each tag, so that every name can be found.
+    let mut rows: Vec<Image> = Vec::new();
+    for image in answer.into_inner().images {
+        let row = |tags| Image {
+            id: image.id.clone(),
+            tags,
+            digests: image.repo_digests.clone(),
+            size: image.size,
+            pinned: image.pinned,
+        };
+        if output.is_json() || image.repo_tags.is_empty() {
+            rows.push(row(image.repo_tags.clone()));
+        } else {
+            rows.extend(image.repo_tags.iter().map(|tag| row(vec![tag.clone()])));
+        }
+    }
+    rows.sort_by(|one, other| (&one.tags, &one.id).cmp(&(&other.tags, &other.id)));
+    output.rows(&rows)
+}
+
+pub(super) async fn remove(daemon: &Daemon, images: &[String]) -> Result<()> {
+    let mut client = daemon.images().await?;
+    for name in images {
+        let spec = Some(ImageSpec { image: name.clone(), ..Default::default() });
+        // To the CRI, removing nothing is success; to a person it is a misspelt name.
+        let status = client.image_status(ImageStatusRequest { image: spec.clone(), verbose: false }).await;
+        if status.map_err(answered).with_context(|| format!("look for {name}"))?.into_inner().image.is_none() {
+            bail!("there is no image {name:?}");
+        }
+        let removed = client.remove_image(RemoveImageRequest { image: spec }).await;
+        removed.map_err(answered).with_context(|| format!("remove {name}"))?;
+    }
+    Ok(())
+}
+
+/// The CRI's PullImage, with the daemon's ingests shown while it runs.
+pub(super) async fn pull(name: String, login: Option<Login>, daemon: &Daemon, output: &Output) -> Result<()> {
+    let auth =
+        login.map(|login| AuthConfig { username: login.username, password: login.password, ..Default::default() });
+    let image = ImageSpec { image: name.clone(), user_specified_image: name.clone(), ..Default::default() };
     let mut client = daemon.images().await?;
     let begun = Instant::now();
     let request = PullImageRequest { image: Some(image.clone()), auth, sandbox_config: None };
-    let bars = output.shows_progress().then(|| Bars::new(&arguments.image));
     let answer = tokio::select! {
         answer = client.pull_image(request) => answer,
-        never = watch(daemon, bars.as_ref()) => match never {},
+        never = watch(daemon, output.shows_progress().then(|| Bars::new(&format!("pulling {name}")))) => match never {},
     };
-    if let Some(bars) = &bars {
-        bars.clear();
-    }
-    let id = answer.map_err(answered).with_context(|| format!("pull {}", arguments.image))?.into_inner().image_ref;
+    let id = answer.map_err(answered).with_context(|| format!("pull {name}"))?.into_inner().image_ref;
     let status = client.image_status(ImageStatusRequest { image: Some(image), verbose: false }).await;
     let size = status.ok().and_then(|status| status.into_inner().image).map_or(0, |image| image.size);
-    let pulled = Pulled { image: arguments.image, id, size, seconds: begun.elapsed().as_secs_f64() };
-    let text = format!(
-        "pulled {} ({}, {}) in {:.1} s",
-        pulled.image,
-        human::short(&pulled.id),
-        human::size(pulled.size),
-        pulled.seconds
-    );
-    output.one(&pulled, &text)
-}
-
-fn login(username: String, mut from: impl Read) -> Result<AuthConfig> {
-    let mut password = String::new();
-    from.read_to_string(&mut password).context("read the password")?;
-    let password = password.trim_end_matches(['\r', '\n']).to_owned();
-    Ok(AuthConfig { username, password, ..Default::default() })
+    Pulled { image: name, id, size, seconds: begun.elapsed().as_secs_f64() }.tell(output)
 }
 
 /// Shows the daemon's ingests for ever. Progress is a courtesy: where it cannot be had, the pull goes on without.
-async fn watch(daemon: &Daemon, bars: Option<&Bars>) -> std::convert::Infallible {
-    if let Some(bars) = bars
+async fn watch(daemon: &Daemon, bars: Option<Bars>) -> std::convert::Infallible {
+    if let Some(mut bars) = bars
         && let Ok(channel) = daemon.connect().await
     {
         let mut client = api!(ContentClient<_>, channel);
-        let mut bars = Bars { all: bars.all.clone(), known: HashMap::new(), head: bars.head.clone() };
         loop {
             match client.list_statuses(daemon.request(ListStatusesRequest::default())).await {
-                Ok(answer) => bars.show(&answer.into_inner().statuses),
+                Ok(answer) => show(&mut bars, &answer.into_inner().statuses),
                 Err(_) => break,
             }
             tokio::time::sleep(LOOK).await;
@@ -105,62 +113,29 @@ async fn watch(daemon: &Daemon, bars: Option<&Bars>) -> std::convert::Infallible
     std::future::pending().await
 }
 
-impl Bars {
-    fn new(image: &str) -> Self {
-        let all = MultiProgress::new();
-        let head = all.add(ProgressBar::new_spinner().with_style(style("{spinner} {msg} {elapsed}")));
-        head.set_message(format!("pulling {image}"));
-        head.enable_steady_tick(LOOK);
-        Self { all, known: HashMap::new(), head }
+/// Moves each ingest's bar; one that is gone is done.
+fn show(bars: &mut Bars, ingests: &[Ingest]) {
+    let count = |count| u64::try_from(count).unwrap_or(0);
+    for ingest in ingests {
+        bars.show(&ingest.r#ref, label(ingest), count(ingest.offset), count(ingest.total), "");
     }
-
-    /// Moves each ingest's bar; one that is gone is done.
-    fn show(&mut self, ingests: &[Ingest]) {
-        for ingest in ingests {
-            let (offset, total) = (at_least_zero(ingest.offset), at_least_zero(ingest.total));
-            let bar = self.known.entry(ingest.r#ref.clone()).or_insert_with(|| {
-                let bar = self.all.add(ProgressBar::no_length());
-                bar.set_prefix(label(ingest));
-                bar
-            });
-            if total > 0 && bar.length() != Some(total) {
-                bar.set_length(total);
-                bar.set_style(style("  {prefix:13} [{bar:30}] {bytes:>10}/{total_bytes:10} {bytes_per_sec}"));
-            } else if total == 0 {
-                bar.set_style(style("  {prefix:13} {bytes:>10} {bytes_per_sec}"));
-            }
-            bar.set_position(offset);
-        }
-        for (name, bar) in &self.known {
-            if !bar.is_finished() && !ingests.iter().any(|ingest| ingest.r#ref == *name) {
-                bar.set_position(bar.length().unwrap_or_else(|| bar.position()));
-                bar.finish();
-            }
-        }
-    }
-
-    fn clear(&self) {
-        self.head.finish_and_clear();
-        // Fails only where the terminal is gone.
-        let _ = self.all.clear();
-    }
-}
-
-fn at_least_zero(count: i64) -> u64 {
-    u64::try_from(count).unwrap_or(0)
+    bars.finish_others(|key| ingests.iter().any(|ingest| ingest.r#ref == key));
 }
 
 /// What an ingest is called: its digest where it is known, else the end of its reference.
-fn label(ingest: &Ingest) -> String {
-    if !ingest.expected.is_empty() {
-        return human::short(&ingest.expected).to_owned();
+fn label(ingest: &Ingest) -> &str {
+    match ingest.expected.as_str() {
+        "" => human::short(ingest.r#ref.rsplit(['/', ':']).next().unwrap_or_default()),
+        digest => human::short(digest),
     }
-    let name = ingest.r#ref.rsplit(['/', ':']).next().unwrap_or_default();
-    name.chars().filter(|character| !character.is_control()).take(13).collect()
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+/// A name without its tag, and the tag; a colon before the last slash belongs to a port.
+fn split_tag(name: &str) -> (&str, &str) {
+    match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (name, "<none>"),
+    }
 }
 
 #[cfg(test)]
@@ -168,23 +143,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_loses_its_line_end_only() {
-        let auth = login("user".into(), &b" secret \r\n"[..]).expect("read");
-        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("user", " secret "));
+    fn a_port_is_not_a_tag() {
+        assert_eq!(split_tag("localhost:5000/app:1"), ("localhost:5000/app", "1"));
+        assert_eq!(split_tag("localhost:5000/app"), ("localhost:5000/app", "<none>"));
     }
 
     #[test]
-    fn bars_follow_ingests_to_their_end() {
-        let mut bars = Bars::new("image");
-        bars.all.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        let ingest = |offset, total| Ingest { r#ref: "layer-sha256:ab".into(), offset, total, ..Default::default() };
-        bars.show(&[ingest(5, 0)]);
-        bars.show(&[ingest(50, 100)]);
-        let bar = bars.known["layer-sha256:ab"].clone();
-        assert_eq!((bar.position(), bar.length(), bar.is_finished()), (50, Some(100), false));
-        assert_eq!(bar.prefix(), "ab");
-        bars.show(&[]);
-        assert_eq!((bar.position(), bar.is_finished()), (100, true));
-        bars.clear();
+    fn ingests_are_called_by_their_digest() {
+        let mut ingest = Ingest { r#ref: "layer-sha256:ab".into(), ..Default::default() };
+        assert_eq!(label(&ingest), "ab");
+        ingest.expected = "sha256:0123456789abcdef".into();
+        assert_eq!(label(&ingest), "0123456789abc");
     }
 }
