@@ -118,6 +118,16 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
             ("Wait", "WaitRequest", "WaitResponse", Neither),
         ],
     ),
+    (
+        "containerd.services.events.v1",
+        "Events",
+        V1,
+        &[
+            ("Publish", "PublishRequest", EMPTY, Neither),
+            ("Forward", "ForwardRequest", EMPTY, Neither),
+            ("Subscribe", "SubscribeRequest", "crate::events::Envelope", Answer),
+        ],
+    ),
     ("containerd.services.leases.v1", "Leases", V1, &[("List", "ListRequest", "ListResponse", Neither)]),
 ];
 
@@ -129,7 +139,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn service((package, name, messages, methods): &(&str, &str, &str, &[Row])) -> Service {
-    let place = |message: &str| if message == EMPTY { EMPTY.to_owned() } else { format!("{messages}::{message}") };
+    // A message of our own stands with its whole path.
+    let place =
+        |message: &str| if message.contains("::") { message.to_owned() } else { format!("{messages}::{message}") };
     let mut service = Service::builder().package(package).name(name);
     for (route, takes, gives, streams) in *methods {
         let method = Method::builder()

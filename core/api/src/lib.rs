@@ -6,9 +6,11 @@
 use tonic::service::Routes;
 use windlass_engine::Core;
 
+mod access;
 mod codes;
 mod containers;
 mod content;
+mod events;
 mod health;
 mod images;
 mod introspection;
@@ -22,6 +24,8 @@ mod tasks;
 mod tenant;
 mod version;
 mod words;
+
+pub use access::{Access, Gate, Limits, methods};
 
 /// All services over `core`, to be added to the server of a socket.
 pub fn services(core: &Core) -> Routes {
@@ -50,6 +54,7 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
         snapshots::service(core.clone()),
         containers::service(core.clone()),
         leases::service(core.clone()),
+        events::service(core.clone()),
         tasks::service(core.clone()),
     )
 }
@@ -59,6 +64,7 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
 mod served {
     tonic::include_proto!("containerd.services.containers.v1.Containers");
     tonic::include_proto!("containerd.services.content.v1.Content");
+    tonic::include_proto!("containerd.services.events.v1.Events");
     tonic::include_proto!("containerd.services.images.v1.Images");
     tonic::include_proto!("containerd.services.introspection.v1.Introspection");
     tonic::include_proto!("containerd.services.leases.v1.Leases");

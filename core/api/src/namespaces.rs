@@ -10,6 +10,7 @@ use windlass_model::Namespace;
 use windlass_model::filter::label;
 use windlass_model::snapshotter::Labels;
 
+use crate::access::Access;
 use crate::codes::status;
 use crate::served::namespaces_server::{Namespaces, NamespacesServer};
 use crate::{mask, words};
@@ -25,14 +26,16 @@ pub(crate) fn service(core: Core) -> NamespacesServer<impl Namespaces> {
 #[tonic::async_trait]
 impl Namespaces for Service {
     async fn get(&self, request: Request<GetNamespaceRequest>) -> Result<Response<GetNamespaceResponse>, Status> {
-        let name = name(&request.get_ref().name)?;
+        let name = visible(&request, &request.get_ref().name)?;
         let record = self.core.namespaces().get(&name).await.map_err(status)?;
         Ok(Response::new(GetNamespaceResponse { namespace: Some(word(name, record.labels)) }))
     }
 
     async fn list(&self, request: Request<ListNamespacesRequest>) -> Result<Response<ListNamespacesResponse>, Status> {
+        let access = Access::of(&request);
         let filter = words::filter(&[request.into_inner().filter])?;
         let mut found = self.core.namespaces().list().await.map_err(status)?;
+        found.retain(|name, _| access.sees(name));
         found.retain(|name, record| {
             filter.matches(|path| match path.first()?.as_str() {
                 "name" => words::field(name.as_str()),
@@ -48,8 +51,10 @@ impl Namespaces for Service {
         &self,
         request: Request<CreateNamespaceRequest>,
     ) -> Result<Response<CreateNamespaceResponse>, Status> {
+        let access = Access::of(&request);
         let asked = required(request.into_inner().namespace)?;
         let name = name(&asked.name)?;
+        access.change(&name)?;
         let made = self.core.namespaces().create(&name, asked.labels.into_iter().collect()).await.map_err(status)?;
         Ok(Response::new(CreateNamespaceResponse { namespace: Some(word(name, made.labels)) }))
     }
@@ -58,9 +63,9 @@ impl Namespaces for Service {
         &self,
         request: Request<UpdateNamespaceRequest>,
     ) -> Result<Response<UpdateNamespaceResponse>, Status> {
+        let asked = required(request.get_ref().namespace.clone())?;
+        let name = changeable(&request, &asked.name)?;
         let request = request.into_inner();
-        let asked = required(request.namespace)?;
-        let name = name(&asked.name)?;
         let paths = mask::paths(request.update_mask);
         mask::check(&paths, "a namespace", &[], &["labels"])?;
         let change = move |labels: &mut Labels| mask::merge_texts(labels, asked.labels, &paths, "labels");
@@ -69,7 +74,7 @@ impl Namespaces for Service {
     }
 
     async fn delete(&self, request: Request<DeleteNamespaceRequest>) -> Result<Response<()>, Status> {
-        let name = name(&request.get_ref().name)?;
+        let name = changeable(&request, &request.get_ref().name)?;
         self.core.namespaces().delete(&name).await.map_err(status)?;
         Ok(Response::new(()))
     }
@@ -77,6 +82,22 @@ impl Namespaces for Service {
 
 fn name(text: &str) -> Result<Namespace, Status> {
     text.parse().map_err(status)
+}
+
+/// A namespace that the request's socket shows; another might as well not exist.
+fn visible<T>(request: &Request<T>, text: &str) -> Result<Namespace, Status> {
+    let name = name(text)?;
+    if Access::of(request).sees(&name) {
+        return Ok(name);
+    }
+    Err(Status::not_found(format!("namespace {name} does not exist")))
+}
+
+/// A namespace that the request's socket shows and lets be changed.
+fn changeable<T>(request: &Request<T>, text: &str) -> Result<Namespace, Status> {
+    let name = visible(request, text)?;
+    Access::of(request).change(&name)?;
+    Ok(name)
 }
 
 fn required(namespace: Option<Word>) -> Result<Word, Status> {

@@ -6,10 +6,11 @@ use tonic::{Request, Status};
 use windlass_engine::{Core, Tenant};
 use windlass_model::{Error, LeaseId, Namespace};
 
+use crate::access::Access;
 use crate::codes::status;
 
 /// The header of the namespace.
-const NAMESPACE: &str = "containerd-namespace";
+pub(crate) const NAMESPACE: &str = "containerd-namespace";
 
 /// The header of the lease.
 const LEASE: &str = "containerd-lease";
@@ -17,7 +18,8 @@ const LEASE: &str = "containerd-lease";
 /// The tenant that a request names.
 pub(crate) fn of<T>(core: &Core, request: &Request<T>) -> Result<Tenant, Status> {
     let namespace = namespace(request.metadata()).map_err(status)?;
-    Ok(core.tenant(namespace))
+    let tenant = core.tenant(namespace);
+    Ok(if Access::of(request).isolates() { tenant.isolated() } else { tenant })
 }
 
 /// The lease that a request names; it need not exist. Without one, what the request makes is held by nobody.

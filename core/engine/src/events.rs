@@ -107,6 +107,14 @@ impl Events {
         self.0.journal.settle().await
     }
 
+    /// As [`Events::settle`], but for a namespace whose events are not kept anyway.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn settle_of(&self, namespace: &Namespace) -> Result<()> {
+        if self.0.journal.keeps(namespace) { self.settle().await } else { Ok(()) }
+    }
+
     /// Listens from now on to the events of all namespaces.
     pub fn subscribe(&self) -> Receiver {
         Receiver(self.0.all.subscribe())

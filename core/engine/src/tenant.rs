@@ -18,11 +18,23 @@ use crate::tasks::Tasks;
 pub struct Tenant {
     pub(crate) core: Core,
     namespace: Namespace,
+    isolated: bool,
 }
 
 impl Tenant {
     pub(crate) fn new(core: Core, namespace: Namespace) -> Self {
-        Self { core, namespace }
+        Self { core, namespace, isolated: false }
+    }
+
+    /// The same namespace for a client that gets no blob from another one, even where it can name it by its digest.
+    #[must_use]
+    pub fn isolated(self) -> Self {
+        Self { isolated: true, ..self }
+    }
+
+    /// True for [`Tenant::isolated`].
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.isolated
     }
 
     /// The namespace.

@@ -12,6 +12,7 @@ pub mod inherit;
 pub mod links;
 pub mod mount;
 pub mod netns;
+pub mod peer;
 pub mod process;
 pub mod tty;
 pub mod userns;

@@ -2,12 +2,12 @@
 //!
 //! Flags win over the file, the file wins over the defaults. The rest of the daemon only meets [`Config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use windlass_cri::{NriConfig, StreamingConfig, Tls};
 use windlass_model::{Id, Namespace};
@@ -66,6 +66,10 @@ pub struct RawCri {
     pub selinux: bool,
     /// The longest piece of a container's line in one entry of its log, in bytes.
     pub max_container_log_line_size: usize,
+    /// How far the main socket's containerd API reaches into the CRI's namespace.
+    pub main_socket: MainSocket,
+    /// The namespaces whose images the CRI may use.
+    pub share_images: Vec<String>,
     /// Pod networks.
     pub cni: RawCni,
     /// Plugins of the Node Resource Interface.
@@ -176,11 +180,30 @@ pub struct RawMetrics {
 pub struct RawTenant {
     /// The namespace that the socket is fixed to.
     pub namespace: String,
+    /// More namespaces that it is open for; a request that names none means the one above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// The socket.
     pub socket: PathBuf,
-    /// Who may connect.
-    #[serde(default)]
+    /// The users that may connect; root where neither users nor groups are written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uids: Vec<u32>,
+    /// The groups whose members may connect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gids: Vec<u32>,
+}
+
+/// How far the main socket's containerd API reaches into the CRI's namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MainSocket {
+    /// As into every other.
+    #[default]
+    Full,
+    /// It can be looked at.
+    ReadOnly,
+    /// It is not there.
+    Hidden,
 }
 
 /// How cgroups are made.
@@ -224,6 +247,23 @@ pub struct Config {
     pub registry_config: Option<PathBuf>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Sockets of single tenants.
+    pub tenants: Vec<Tenant>,
+}
+
+/// A checked `[[tenant]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The namespace that a request there means.
+    pub namespace: Namespace,
+    /// The others that it may name.
+    pub also: Vec<Namespace>,
+    /// The socket.
+    pub socket: PathBuf,
+    /// The users that may connect; never empty where there are no groups.
+    pub uids: Vec<u32>,
+    /// The groups whose members may connect.
+    pub gids: Vec<u32>,
 }
 
 /// The CRI server's part of [`Config`].
@@ -245,6 +285,10 @@ pub struct Cri {
     pub selinux: bool,
     /// The longest piece of a line in one entry of a container's log, in bytes.
     pub max_log_line: usize,
+    /// How far the main socket's containerd API reaches into its namespace.
+    pub main_socket: MainSocket,
+    /// The namespaces whose images it may use.
+    pub share_images: Vec<Namespace>,
     /// Plugins of the Node Resource Interface; `None`: none.
     pub nri: Option<NriConfig>,
     /// What a conflist is made from when the kubelet tells the node's address ranges.
@@ -292,6 +336,8 @@ impl Default for RawCri {
             pinned_images: Vec::new(),
             selinux: false,
             max_container_log_line_size: 16 * 1024,
+            main_socket: MainSocket::Full,
+            share_images: Vec::new(),
             cni: RawCni::default(),
             nri: RawNri::default(),
             runtimes: BTreeMap::from([("windlass".into(), RawRuntime::default()), ("runc".into(), runc)]),
@@ -371,9 +417,6 @@ impl Raw {
     /// Checks every value; nothing is opened or made.
     pub fn check(self) -> Result<Config> {
         ensure!(self.version == 1, "version {} is not known: this windlassd reads version 1", self.version);
-        if let Some(tenant) = self.tenant.first() {
-            bail!("[[tenant]] {}: sockets for other tenants are not built yet", tenant.namespace);
-        }
         let root = absolute("root", &self.root)?;
         let state = absolute("state", &self.state)?;
         let address = match &self.address {
@@ -389,7 +432,9 @@ impl Raw {
         ensure!(root != state, "root and state are the same folder");
         let mut events_address = address.clone().into_os_string();
         events_address.push(EVENTS_SUFFIX);
+        let tenants = check_tenants(self.tenant, &self.cri.namespace, &address)?;
         Ok(Config {
+            tenants,
             root,
             state,
             address,
@@ -401,6 +446,37 @@ impl Raw {
                 text => Some(socket_address("metrics.address", text)?),
             },
         })
+    }
+}
+
+/// Checks each tenant's socket, and that no two are the same.
+fn check_tenants(raw: Vec<RawTenant>, cri: &str, main: &Path) -> Result<Vec<Tenant>> {
+    let mut sockets = BTreeSet::from([main.to_owned()]);
+    let mut tenants = Vec::new();
+    for tenant in raw {
+        let key = format!("[[tenant]] {}", tenant.namespace);
+        let tenant = tenant.check(cri).with_context(|| key.clone())?;
+        let twice = !sockets.insert(tenant.socket.clone());
+        ensure!(!twice, "{key}: socket {} is another one's, too", tenant.socket.display());
+        tenants.push(tenant);
+    }
+    Ok(tenants)
+}
+
+impl RawTenant {
+    fn check(self, cri: &str) -> Result<Tenant> {
+        let Self { namespace, also, socket, mut uids, gids } = self;
+        for name in also.iter().chain([&namespace]) {
+            ensure!(name != cri, "namespace {name} is the CRI's, which has no socket of its own");
+        }
+        let socket = absolute("socket", &socket)?;
+        let length = socket.as_os_str().len();
+        ensure!(length <= 107, "socket: {} is {length} bytes long, a socket's path holds 107", socket.display());
+        if uids.is_empty() && gids.is_empty() {
+            uids.push(0);
+        }
+        let also = also.iter().map(|name| name.parse().context("also")).collect::<Result<_>>()?;
+        Ok(Tenant { namespace: namespace.parse().context("namespace")?, also, socket, uids, gids })
     }
 }
 
@@ -417,8 +493,13 @@ impl RawCri {
             nri,
             runtimes,
             streaming,
+            main_socket,
+            share_images,
             ..
         } = self;
+        for name in &share_images {
+            ensure!(*name != namespace, "cri.share_images: {name} is the CRI's own namespace");
+        }
         let max_log_line = self.max_container_log_line_size;
         ensure!(
             (1..=MAX_LOG_LINE).contains(&max_log_line),
@@ -449,6 +530,11 @@ impl RawCri {
             pinned_images,
             selinux,
             max_log_line,
+            main_socket,
+            share_images: share_images
+                .iter()
+                .map(|name| name.parse().context("cri.share_images"))
+                .collect::<Result<_>>()?,
             nri: nri.check()?,
             cni_conf_template: optional_path("cri.cni.conf_template", &cni.conf_template)?,
             cni_conf_dir: absolute("cri.cni.conf_dir", &cni.conf_dir)?,
@@ -557,6 +643,22 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_without_users_is_for_root() {
+        let text = "[[tenant]]\nnamespace = \"moby\"\nalso = [\"plugins.moby\"]\nsocket = \"/run/moby.sock\"";
+        let config = Raw::parse(text).unwrap().check().unwrap();
+        let tenant = Tenant {
+            namespace: "moby".parse().unwrap(),
+            also: vec!["plugins.moby".parse().unwrap()],
+            socket: "/run/moby.sock".into(),
+            uids: vec![0],
+            gids: Vec::new(),
+        };
+        assert_eq!(config.tenants, [tenant]);
+        let config = Raw::parse(&format!("{text}\ngids = [7]")).unwrap().check().unwrap();
+        assert_eq!((config.tenants[0].uids.len(), config.tenants[0].gids.len()), (0, 1));
+    }
+
+    #[test]
     fn wrong_values_are_refused_by_their_key() {
         for (text, key) in [
             ("version = 2", "version"),
@@ -578,7 +680,18 @@ mod tests {
             ("[cri.nri]\nsocket = \"nri.sock\"", "cri.nri.socket"),
             ("[cri.nri]\nrequest_timeout_ms = 0", "cri.nri.request_timeout_ms"),
             ("[metrics]\naddress = \":1338\"", "metrics.address"),
-            ("[[tenant]]\nnamespace = \"moby\"\nsocket = \"/a\"", "not built"),
+            ("[[tenant]]\nnamespace = \"moby\"\nsocket = \"a\"", "[[tenant]] moby: socket"),
+            ("[[tenant]]\nnamespace = \"a b\"\nsocket = \"/a\"", "[[tenant]] a b: namespace"),
+            ("[[tenant]]\nnamespace = \"k8s.io\"\nsocket = \"/a\"", "the CRI's"),
+            ("[[tenant]]\nnamespace = \"moby\"\nalso = [\"k8s.io\"]\nsocket = \"/a\"", "the CRI's"),
+            ("[[tenant]]\nnamespace = \"moby\"", "line 1"),
+            (
+                "[[tenant]]\nnamespace = \"a\"\nsocket = \"/a\"\n[[tenant]]\nnamespace = \"b\"\nsocket = \"/a\"",
+                "[[tenant]] b: socket",
+            ),
+            ("[cri]\nmain_socket = \"open\"", "line 2"),
+            ("[cri]\nshare_images = [\"k8s.io\"]", "cri.share_images"),
+            ("[cri]\nshare_images = [\"a b\"]", "cri.share_images"),
         ] {
             let error = refused(text);
             assert!(error.contains(key), "{text:?}: {error}");

@@ -13,23 +13,28 @@ use anyhow::{Context, Result};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tower::layer::util::{Identity, Stack};
+use windlass_api::{Access, Gate, Limits};
 use windlass_cri::{CgroupDriver, Runtime, Server, ServerConfig};
 use windlass_engine::{Core, Options, events, registry, tasks};
 use windlass_model::snapshotter::Snapshotter;
 use windlass_snapshotters::{Native, Overlay};
 
-use crate::config::{Config, Raw};
+use crate::config::{Config, Raw, Tenant};
 use crate::systemd::{self, Notice, Notifier};
+use crate::tenants::Door;
 use crate::tend::{self, Source};
-use crate::{metrics, process, socket};
+use crate::{metrics, process, socket, tenants};
 
 /// Work that goes on until the daemon stops.
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How long calls in flight may take once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How many calls one connection may have under way, with those that wait for a task.
+const MAX_STREAMS: u32 = 4096;
 
 /// Runs until a signal says stop; `raw` is what `config` was checked from, and `source` where it was read.
 ///
@@ -42,6 +47,7 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
     let (stopped, hangups) = (stop_signal()?, tend::hangups()?);
     let (grpc, _grpc_file) = socket::bind(&config.address)?;
     let (events, _events_file) = socket::bind(&config.events_address)?;
+    let doors = config.tenants.iter().map(Bound::new).collect::<Result<Vec<_>>>()?;
     let metrics = match config.metrics {
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
@@ -74,10 +80,19 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
         }
     });
 
-    let grpc = tokio::spawn(serve_grpc(server.clone(), &core, grpc, drain.clone()));
     let restarts = windlass_api::restart::keep(core.clone(), config.cri.namespace.clone());
     services.spawn(until_stop(Box::pin(restarts)));
     services.spawn(until_stop(Box::pin(tend::reload(hangups, source, raw, server.clone()))));
+    let limits = Limits::default();
+    let gate = Gate::new(tenants::main_access(&config), limits.clone());
+    let mut grpc_services = JoinSet::new();
+    grpc_services.spawn(serve_grpc(server.clone(), &core, gate, grpc, drain.clone()));
+    let mut door_files = Vec::new();
+    for bound in doors {
+        let gate = Gate::new(bound.access, limits.clone());
+        grpc_services.spawn(serve_tenant(&core, gate, bound.listener, bound.door, drain.clone()));
+        door_files.push(bound.file);
+    }
     systemd.send(Notice::Ready);
     if let Some(every) = systemd::watchdog() {
         services.spawn(until_stop(Box::pin(tend::watch(every, config.address.clone(), systemd.clone()))));
@@ -95,8 +110,15 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
     systemd.send(Notice::Stopping);
     drain.cancel();
     server.end_streams();
-    match tokio::time::timeout(DRAIN, grpc).await {
-        Ok(ended) => ended.context("serve gRPC")??,
+    core.events().close();
+    let ending = async {
+        while let Some(ended) = grpc_services.join_next().await {
+            ended.context("serve gRPC")??;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    match tokio::time::timeout(DRAIN, ending).await {
+        Ok(ended) => ended?,
         Err(_) => tracing::warn!("calls were still in flight after {} s and are cut off", DRAIN.as_secs()),
     }
     server.stop_nri().await;
@@ -157,17 +179,55 @@ fn server_config(config: &Config) -> Result<ServerConfig> {
 fn serve_grpc(
     server: Arc<Server>,
     core: &Core,
+    gate: Gate,
     listener: UnixListener,
     drain: CancellationToken,
 ) -> impl Future<Output = Result<()>> + Send + use<> {
     let (runtime, image) = server.services();
-    let router = tonic::transport::Server::builder()
-        .add_routes(windlass_api::services(core))
-        .add_service(runtime)
-        .add_service(image);
+    let router = transport(gate).add_routes(windlass_api::services(core)).add_service(runtime).add_service(image);
     async move {
-        let incoming = UnixListenerStream::new(listener);
+        let incoming = tenants::guests(listener, Door::default());
         router.serve_with_incoming_shutdown(incoming, drain.cancelled_owned()).await.context("serve gRPC")
+    }
+}
+
+/// Serves the containerd API on a tenant's socket until the drain begins and the calls under way are answered.
+fn serve_tenant(
+    core: &Core,
+    gate: Gate,
+    listener: UnixListener,
+    door: Door,
+    drain: CancellationToken,
+) -> impl Future<Output = Result<()>> + Send + use<> {
+    let router = transport(gate).add_routes(windlass_api::services(core));
+    async move {
+        let incoming = tenants::guests(listener, door);
+        router.serve_with_incoming_shutdown(incoming, drain.cancelled_owned()).await.context("serve gRPC")
+    }
+}
+
+/// A server behind `gate`, with bounds for each of its connections.
+fn transport(gate: Gate) -> tonic::transport::Server<Stack<Gate, Identity>> {
+    tonic::transport::Server::builder().max_concurrent_streams(MAX_STREAMS).layer(gate)
+}
+
+/// A tenant's socket that is bound and not yet served.
+struct Bound {
+    listener: UnixListener,
+    file: socket::SocketFile,
+    access: Access,
+    door: Door,
+}
+
+impl Bound {
+    fn new(tenant: &Tenant) -> Result<Self> {
+        let for_root = tenant.uids == [0] && tenant.gids.is_empty();
+        let (listener, file) = socket::bind(&tenant.socket)?;
+        if !for_root {
+            // Who is let in is decided by the door, which knows users and groups.
+            socket::open_to_all(&tenant.socket)?;
+        }
+        Ok(Self { listener, file, access: tenants::access(tenant), door: Door::of(tenant) })
     }
 }
 

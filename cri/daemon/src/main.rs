@@ -8,6 +8,7 @@ mod process;
 mod socket;
 mod systemd;
 mod tend;
+mod tenants;
 
 use std::io::Write;
 use std::path::PathBuf;

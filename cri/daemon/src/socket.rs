@@ -28,6 +28,14 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     Ok((listener, file))
 }
 
+/// Lets everybody connect to a bound socket.
+///
+/// # Errors
+/// Where its mode cannot be changed.
+pub fn open_to_all(path: &Path) -> Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(0o666)).with_context(|| format!("open {}", path.display()))
+}
+
 /// Removes a socket that nobody listens on.
 fn clear(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {

@@ -194,9 +194,10 @@ impl Store {
     /// [`Kind::NotFound`] where no namespace has it; [`Kind::FailedPrecondition`] where its size is not the expected one.
     pub async fn adopt(&self, expected: &Descriptor, lease: Option<&LeaseId>) -> Result<Info> {
         let (key, events) = (self.key(&expected.digest), self.tenant.events().clone());
-        let (size, lease) = (expected.size, lease.cloned());
+        let (size, lease, isolated) = (expected.size, lease.cloned(), self.tenant.is_isolated());
         let change = move |tx: &mut Tx<'_>| {
-            let record = adopt(tx, &events, &key.0, &key.1, Labels::new())?.ok_or_else(|| missing(&key.1))?;
+            let record =
+                adopt(tx, &events, (&key.0, isolated), &key.1, Labels::new())?.ok_or_else(|| missing(&key.1))?;
             if record.size != size {
                 let found = record.size;
                 return Err(Error::precondition(format!("blob {} has {found} bytes, expected are {size}", key.1)));
@@ -408,16 +409,20 @@ pub(crate) fn record(tx: &mut Tx<'_>, events: &Events, sealed: &Sealed, labels: 
 }
 
 /// Inside a larger batch: makes a blob that any namespace has known to `namespace` and gives its record; `None` where no
-/// namespace has it. The labels are added to those it has.
+/// namespace has it. The labels are added to those it has. Where the second of `namespace` is true, only its own count.
 pub(crate) fn adopt(
     tx: &mut Tx<'_>,
     events: &Events,
-    namespace: &Namespace,
+    (namespace, isolated): (&Namespace, bool),
     digest: &Digest,
     labels: Labels,
 ) -> Result<Option<BlobRecord>> {
-    for (other, _) in tx.scan(&NAMESPACES, &())? {
-        if let Some(record) = tx.find(&BLOBS, &(other, *digest))? {
+    let mut owners = vec![namespace.clone()];
+    if !isolated {
+        owners.extend(tx.keys(&NAMESPACES, &())?);
+    }
+    for owner in owners {
+        if let Some(record) = tx.find(&BLOBS, &(owner, *digest))? {
             return note(tx, events, namespace, digest, record.size, labels).map(Some);
         }
     }

@@ -1,8 +1,8 @@
 //! The ttrpc service that shims send their events to: containerd's `Events.Forward`.
 //!
 //! A shim keeps an event on its disk until this service has answered, so the answer comes only after the event stands in
-//! the table of tasks and was published. An event that can never be taken (rubbish) is acknowledged too, lest a shim
-//! sends it for ever.
+//! the table of tasks, was published, and is kept for listeners that are away. An event that can never be taken (rubbish)
+//! is acknowledged too, lest a shim sends it for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,19 +47,24 @@ pub async fn serve_events(roster: Roster, listener: UnixListener, stop: Cancella
 impl Events for Forward {
     async fn forward(&self, _context: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
         let envelope = request.envelope.unwrap_or_default();
-        if let Err(error) = take(&self.0, &envelope) {
-            tracing::warn!(namespace = envelope.namespace, topic = envelope.topic, %error, "a shim's event is no event");
+        match take(&self.0, &envelope) {
+            // The shim sends again what is not kept.
+            Ok(namespace) => self.0.settle(&namespace).await.map_err(|error| convert::error(&error))?,
+            Err(error) => {
+                let (namespace, topic) = (envelope.namespace, envelope.topic);
+                tracing::warn!(namespace, topic, %error, "a shim's event is no event");
+            }
         }
         Ok(Empty::default())
     }
 }
 
-fn take(roster: &Roster, envelope: &Envelope) -> Result<()> {
+fn take(roster: &Roster, envelope: &Envelope) -> Result<Namespace> {
     let namespace: Namespace = envelope.namespace.parse().context(|| "event of a shim".to_owned())?;
     let event = convert::from_event(&envelope.topic, &envelope.event)?;
     if matches!(event, Event::Opaque { .. }) {
         event::check_published(&envelope.topic, envelope.event.value.len())?;
     }
     roster.take(&namespace, event);
-    Ok(())
+    Ok(namespace)
 }

@@ -141,6 +141,11 @@ impl Roster {
         self.0.take(namespace, event);
     }
 
+    /// Waits until what was published for a namespace survives the end of this process.
+    pub(super) async fn settle(&self, namespace: &Namespace) -> Result<()> {
+        self.0.events.settle_of(namespace).await
+    }
+
     /// Starts a shim and has its owner bring it up.
     pub(super) async fn boot<T>(&self, key: Key, birth: impl FnOnce(oneshot::Sender<Result<T>>) -> Birth) -> Result<T> {
         let (reply, answer) = oneshot::channel();

@@ -56,6 +56,7 @@ impl Pull {
         let driver = self.request.unpack.clone();
         let (events, namespace, lease) =
             (self.tenant.events().clone(), self.tenant.namespace().clone(), self.lease.clone());
+        let isolated = self.tenant.is_isolated();
         let expires = (chrono::Utc::now() + chrono::Duration::hours(LEASE_HOURS)).to_rfc3339();
         let change = move |tx: &mut Tx<'_>| {
             namespaces::ensure(tx, &events, &namespace)?;
@@ -66,7 +67,7 @@ impl Pull {
             for (digest, size) in wanted {
                 let found = match tx.find(&BLOBS, &(namespace.clone(), digest))? {
                     Some(found) => Some(found),
-                    None => content::adopt(tx, &events, &namespace, &digest, Labels::new())?,
+                    None => content::adopt(tx, &events, (&namespace, isolated), &digest, Labels::new())?,
                 };
                 let Some(found) = found else { continue };
                 if found.size != size {
@@ -115,6 +116,7 @@ impl Pull {
             (format!("{SOURCE}{}", self.request.reference.host()), self.request.reference.repository().to_owned());
         let (events, namespace, lease) =
             (self.tenant.events().clone(), self.tenant.namespace().clone(), self.lease.clone());
+        let isolated = self.tenant.is_isolated();
         let layers = Arc::new(layers);
         let staged = layers.clone();
         let change = move |tx: &mut Tx<'_>| {
@@ -131,7 +133,7 @@ impl Pull {
                 match sealed.get(&digest) {
                     Some(sealed) => content::record(tx, &events, sealed, labels)?,
                     None => {
-                        let known = content::adopt(tx, &events, &namespace, &digest, labels)?;
+                        let known = content::adopt(tx, &events, (&namespace, isolated), &digest, labels)?;
                         known.ok_or_else(|| gone(&digest))?;
                     }
                 }
