@@ -103,7 +103,11 @@ mod tests {
                 tokio::spawn(async move { limits.enter("flood", Takes::Short).await.map(drop) })
             })
             .collect();
-        tokio::task::yield_now().await;
+        let lane = limits.0.lock().get("flood").cloned().expect("a lane");
+        while lane.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(lane);
         let refused = limits.enter("flood", Takes::Short).await.expect_err("refused");
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         drop(limits.enter("other", Takes::Short).await.expect("another's place"));

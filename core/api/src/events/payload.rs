@@ -229,7 +229,7 @@ mod tests {
         let exit = envelope(exit);
         for good in [
             "namespace==moby,topic~=|^/tasks/|",
-            "topic==/tasks/exit",
+            "topic==\"/tasks/exit\"",
             "event.container_id==c,event.id==e",
             "event.id",
             "event.nothing!=x",
@@ -252,6 +252,6 @@ mod tests {
         let message = TypedBytes { type_url: "types.containerd.io/x".into(), value: b"{}".to_vec() };
         let foreign = envelope(Event::Opaque { topic: "/x/y".into(), message });
         assert_eq!(any(&foreign.event), Any { type_url: "types.containerd.io/x".into(), value: b"{}".to_vec() });
-        assert!(matches(&foreign, "topic==/x/y") && !matches(&foreign, "event.id"));
+        assert!(matches(&foreign, "topic==\"/x/y\"") && !matches(&foreign, "event.id"));
     }
 }
