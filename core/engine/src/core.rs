@@ -27,6 +27,8 @@ pub struct Options {
     pub shim: tasks::ShimConfig,
     /// Which events are kept.
     pub events: events::Config,
+    /// Who is asked whether an image may be used; `None`: nobody.
+    pub verifier: Option<images::VerifierConfig>,
 }
 
 /// One opened root; clones are the same core.
@@ -46,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) collector: gc::Collector,
     pub(crate) registry: registry::Client,
     pub(crate) pulls: images::Pulls,
+    pub(crate) verifiers: images::Verifiers,
     pub(crate) roster: tasks::Roster,
     /// Last, so that it is released after everything else was closed.
     _lock: Lock,
@@ -140,7 +143,7 @@ impl Core {
 
 impl Inner {
     async fn open(options: Options, db: meta::Db, lock: Lock) -> Result<Self> {
-        let Options { root, state, drivers, registry, shim, events } = options;
+        let Options { root, state, drivers, registry, shim, events, verifier } = options;
         let events = Events::open(&db, events).await?;
         let blobs = content::Blobs::open(&root.join("content"), &db).await?;
         let snapshots = snapshots::Shared::open(&db, &drivers).await?;
@@ -163,6 +166,7 @@ impl Inner {
             collector: gc::Collector::default(),
             registry: registry::Client::new(registry),
             pulls: images::Pulls::default(),
+            verifiers: images::Verifiers::new(verifier),
             roster,
             _lock: lock,
         })

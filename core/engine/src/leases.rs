@@ -138,6 +138,15 @@ impl Leases {
         self.tenant.update(Durability::Power, change).await
     }
 
+    /// Makes a lease for work under way; it outlives a daemon that dies by a day at most.
+    ///
+    /// # Errors
+    /// As [`Leases::create`].
+    pub async fn create_for_a_day(&self, id: &LeaseId) -> Result<Lease> {
+        let expires = (chrono::Utc::now() + chrono::Duration::hours(24)).to_rfc3339();
+        self.create(id, Labels::from([(EXPIRE.to_owned(), expires)])).await
+    }
+
     /// Ends a lease; what only it held goes with the next collection, which is started unless `collect` waits for it.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use crate::containers::Containers;
 use crate::content;
 use crate::events::Events;
 use crate::images::Images;
+use crate::layers::Layers;
 use crate::leases::Leases;
 use crate::meta::{Durability, Lane, Tx};
 use crate::sandboxes::Sandboxes;
@@ -55,6 +56,11 @@ impl Tenant {
     /// Image names.
     pub fn images(&self) -> Images {
         Images::new(self.clone())
+    }
+
+    /// Layers, applied to snapshots and made from them.
+    pub fn layers(&self) -> Layers {
+        Layers::new(self.clone())
     }
 
     /// Snapshots of one driver.

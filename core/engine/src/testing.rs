@@ -79,6 +79,7 @@ pub(crate) async fn open(folder: &Path) -> Result<(Core, Arc<Folders>)> {
             api_address: folder.join("api.sock"),
         },
         events: crate::events::Config::default(),
+        verifier: None,
         root,
     };
     Ok((Core::open(options).await?, driver))

@@ -15,6 +15,7 @@ use windlass_model::{Context, Error, Mount, Result};
 
 use crate::errno;
 use options::Options;
+pub use overlay::{OverlayFolders, join_overlay_folders, overlay_folders};
 
 /// The longest option text that mount(2) takes: one page with its final zero.
 const MAX_DATA: usize = 4095;

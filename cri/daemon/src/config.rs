@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use windlass_cri::{NriConfig, StreamingConfig, Tls};
+use windlass_engine::images::VerifierConfig;
 use windlass_model::{Id, Namespace};
 
 /// Where the file lies unless `--config` says otherwise; it need not exist.
@@ -41,6 +42,8 @@ pub struct Raw {
     pub cri: RawCri,
     /// Registries.
     pub registry: RawRegistry,
+    /// Who is asked whether an image may be used.
+    pub image_verifier: RawVerifier,
     /// Metrics.
     pub metrics: RawMetrics,
     /// Sockets of other tenants.
@@ -166,6 +169,18 @@ pub struct RawRegistry {
     pub config_path: PathBuf,
 }
 
+/// `[image_verifier]` as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawVerifier {
+    /// The folder with the executables that are asked; empty: nobody is.
+    pub bin_dir: PathBuf,
+    /// How many of them, the first by name; negative: all.
+    pub max_verifiers: i64,
+    /// Seconds that each may take.
+    pub per_verifier_timeout: u64,
+}
+
 /// `[metrics]` as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -245,6 +260,8 @@ pub struct Config {
     pub cri: Cri,
     /// The folder of `hosts.toml` folders.
     pub registry_config: Option<PathBuf>,
+    /// Who is asked whether an image may be used; `None`: nobody.
+    pub verifier: Option<VerifierConfig>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Sockets of single tenants.
@@ -319,6 +336,7 @@ impl Default for Raw {
             address: None,
             cri: RawCri::default(),
             registry: RawRegistry::default(),
+            image_verifier: RawVerifier::default(),
             metrics: RawMetrics::default(),
             tenant: Vec::new(),
         }
@@ -378,6 +396,23 @@ impl Default for RawStreaming {
             cert: PathBuf::new(),
             key: PathBuf::new(),
         }
+    }
+}
+
+impl Default for RawVerifier {
+    fn default() -> Self {
+        Self { bin_dir: PathBuf::new(), max_verifiers: 10, per_verifier_timeout: 10 }
+    }
+}
+
+impl RawVerifier {
+    fn check(&self) -> Result<Option<VerifierConfig>> {
+        let bin_dir = optional_path("image_verifier.bin_dir", &self.bin_dir)?;
+        ensure!(self.max_verifiers != 0, "image_verifier.max_verifiers is 0: leave bin_dir empty to ask nobody");
+        ensure!(self.per_verifier_timeout > 0, "image_verifier.per_verifier_timeout is 0 seconds");
+        let per_verifier_timeout = Duration::from_secs(self.per_verifier_timeout);
+        let max_verifiers = usize::try_from(self.max_verifiers).ok();
+        Ok(bin_dir.map(|bin_dir| VerifierConfig { bin_dir, max_verifiers, per_verifier_timeout }))
     }
 }
 
@@ -441,6 +476,7 @@ impl Raw {
             events_address: events_address.into(),
             cri: self.cri.check()?,
             registry_config: optional_path("registry.config_path", &self.registry.config_path)?,
+            verifier: self.image_verifier.check()?,
             metrics: match self.metrics.address.as_str() {
                 "" => None,
                 text => Some(socket_address("metrics.address", text)?),
@@ -692,6 +728,8 @@ mod tests {
             ("[cri]\nmain_socket = \"open\"", "line 2"),
             ("[cri]\nshare_images = [\"k8s.io\"]", "cri.share_images"),
             ("[cri]\nshare_images = [\"a b\"]", "cri.share_images"),
+            ("[image_verifier]\nmax_verifiers = 0", "max_verifiers"),
+            ("[image_verifier]\nbin_dir = \"relative\"", "image_verifier.bin_dir"),
         ] {
             let error = refused(text);
             assert!(error.contains(key), "{text:?}: {error}");

@@ -148,6 +148,7 @@ fn options(config: &Config) -> Result<Options> {
         },
         // The CRI looks at its records after a gap.
         events: events::Config { hints: BTreeSet::from([config.cri.namespace.clone()]) },
+        verifier: config.verifier.clone(),
     })
 }
 

@@ -7,8 +7,8 @@ mod metrics;
 mod process;
 mod socket;
 mod systemd;
-mod tend;
 mod tenants;
+mod tend;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -183,6 +183,14 @@ impl Writer {
         self.with_state(move |state, blobs| state.truncate(offset, blobs)).await
     }
 
+    /// As [`Writer::truncate`], from a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Writer::truncate`].
+    pub(crate) fn truncate_blocking(&mut self, offset: u64) -> Result<()> {
+        self.state.as_mut().ok_or_else(cut_off)?.truncate(offset, self.store.blobs())
+    }
+
     /// Makes it a blob of this namespace (and holds it by the lease), durably. Where the namespace knows the blob already,
     /// the labels are added to those it has.
     ///

@@ -24,20 +24,22 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use windlass_model::snapshotter::Labels;
-use windlass_model::{Context, Digest, Error, Kind, LeaseId, Platform, Reference, Result};
+use windlass_model::{Context, Descriptor, Digest, Error, Kind, LeaseId, Platform, Reference, Result};
 
 use self::documents::Documents;
 pub(crate) use self::layers::stopped;
 pub(crate) use self::shelf::Pulls;
 use super::image::{ImageDetail, ImageRecord, Images};
+use super::manifest::Document;
+use super::progress::Reporter;
 use crate::Tenant;
-use crate::registry::{Credentials, Session};
+use crate::registry::{Access, Session};
 
 /// How many layers of one image are fetched and unpacked at once.
 const PARALLEL_LAYERS: usize = 6;
 
 /// Under which names a pulled image is recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Naming {
     /// The reference, in its full form.
     #[default]
@@ -45,6 +47,8 @@ pub enum Naming {
     /// As the CRI knows images: `name:tag`, `name@digest` and the image's id, all with the label
     /// `io.cri-containerd.image=managed`.
     Cri,
+    /// These, each with labels of its own beside those of the request. One that ends in `@` gets the image's digest.
+    Names(Vec<(String, Labels)>),
 }
 
 /// What is to be pulled, and how.
@@ -52,8 +56,8 @@ pub enum Naming {
 pub struct PullRequest {
     /// The image.
     pub reference: Reference,
-    /// For the registry that the reference names.
-    pub auth: Option<Credentials>,
+    /// How the registry is reached.
+    pub access: Access,
     /// The machine it is for.
     pub platform: Platform,
     /// The snapshot driver to unpack with; `None` fetches only.
@@ -64,6 +68,12 @@ pub struct PullRequest {
     pub labels: Labels,
     /// Without a byte of a layer for this long, the pull fails.
     pub progress_timeout: Duration,
+    /// A lease that holds the image when it is there.
+    pub lease: Option<LeaseId>,
+    /// Where steps are told.
+    pub reporter: Reporter,
+    /// Gives the pull up; nothing of it is left then.
+    pub stop: CancellationToken,
 }
 
 /// An image that was pulled.
@@ -93,18 +103,21 @@ impl PullRequest {
     pub fn new(reference: Reference) -> Self {
         Self {
             reference,
-            auth: None,
+            access: Access::default(),
             platform: Platform::host(),
             unpack: None,
             naming: Naming::Plain,
             labels: Labels::new(),
             progress_timeout: Duration::from_secs(60),
+            lease: None,
+            reporter: Reporter::default(),
+            stop: CancellationToken::new(),
         }
     }
 }
 
 impl Images {
-    /// Pulls an image. Dropping the future does not stop the pull.
+    /// Pulls an image. Dropping the future does not stop the pull; [`PullRequest::stop`] does.
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Unauthenticated`], [`Kind::PermissionDenied`], [`Kind::ResourceExhausted`] (also a full
@@ -120,25 +133,77 @@ impl Images {
     }
 }
 
+/// A name with the digest that it asks for.
+pub(super) fn digested(name: &str, target: &Digest) -> String {
+    if name.ends_with('@') { format!("{name}{target}") } else { name.to_owned() }
+}
+
+impl Images {
+    /// The machines that an image in a registry is made for; none where it does not say.
+    ///
+    /// # Errors
+    /// As [`Images::pull`].
+    pub async fn platforms_at(&self, reference: &Reference, access: Access) -> Result<Vec<Platform>> {
+        let session = self.tenant.core.0.registry.session(reference, access).await?;
+        let resolved = session.resolve().await?;
+        let bytes = match resolved.bytes {
+            Some(bytes) => bytes,
+            None => session.manifest(&resolved.descriptor).await?,
+        };
+        let Document::Index(entries) = Document::parse(&bytes, &resolved.descriptor.media_type)? else {
+            return Ok(Vec::new());
+        };
+        let mut platforms: Vec<Platform> = Vec::new();
+        // Attestations stand among the images, made for no machine.
+        for platform in entries.into_iter().filter_map(|entry| entry.platform).filter(|own| own.os != "unknown") {
+            if !platforms.contains(&platform) {
+                platforms.push(platform);
+            }
+        }
+        Ok(platforms)
+    }
+}
+
 impl Pull {
     async fn start(tenant: Tenant, mut request: PullRequest) -> Result<Pulled> {
         if let Some(driver) = &request.unpack {
             tenant.core.driver(driver)?;
         }
-        let session = tenant.core.0.registry.session(&request.reference, request.auth.take()).await?;
+        let session = tenant.core.0.registry.session(&request.reference, std::mem::take(&mut request.access)).await?;
         let lease = format!("pull-{}", uuid::Uuid::new_v4()).parse()?;
-        let (session, stop) = (Arc::new(session), CancellationToken::new());
+        let (session, stop) = (Arc::new(session), request.stop.child_token());
         Self { tenant, request, session, lease, stop, hopeless: Arc::default() }.run().await
     }
 
     async fn run(self) -> Result<Pulled> {
-        let documents = self.documents().await?;
+        let given_up = || Error::new(Kind::Canceled, "the pull was given up");
+        self.request.reporter.say(format!("Resolving from OCI Registry ({})", self.request.reference));
+        let documents = self.request.stop.run_until_cancelled(self.documents()).await.ok_or_else(given_up)??;
         let known = self.hold(&documents).await?;
+        self.announce(&documents, &known);
         let outcome = self.finish(&documents, &known).await;
         if outcome.is_err() {
             self.let_go().await;
         }
-        outcome
+        outcome.map_err(|error| if self.request.stop.is_cancelled() { given_up() } else { error })
+    }
+
+    /// Tells what is going to be fetched, and what need not be.
+    fn announce(&self, documents: &Documents, known: &record::Known) {
+        let (reporter, name) = (&self.request.reporter, self.request.reference.to_string());
+        reporter.say(format!("Pulling from OCI Registry ({name})"));
+        reporter.name("fetching image content", &name, documents.target());
+        for (descriptor, _) in &documents.blobs {
+            reporter.blob("complete", &name, descriptor, descriptor.size);
+        }
+        for layer in &documents.detail.layers {
+            let (event, done) = if known.has(&layer.digest) { ("already exists", layer.size) } else { ("waiting", 0) };
+            reporter.blob(event, &name, layer, done);
+        }
+    }
+
+    fn told(&self, event: &str, layer: &Descriptor, done: u64) {
+        self.request.reporter.blob(event, &self.request.reference.to_string(), layer, done);
     }
 
     async fn finish(&self, documents: &Documents, known: &record::Known) -> Result<Pulled> {
@@ -153,14 +218,19 @@ impl Pull {
             self.tenant.core.0.details.put(documents.target().digest, detail.clone());
         }
         tracing::info!(id = %detail.id, size = detail.size, "pulled");
+        for record in &records {
+            self.request.reporter.name("saved", &record.name, &record.target);
+        }
+        self.request.reporter.say(format!("Completed pull from OCI Registry ({})", self.request.reference));
         Ok(Pulled { records, detail })
     }
 
     /// The names that the image gets.
     fn names(&self, target: &Digest, id: &Digest) -> Vec<String> {
         let reference = &self.request.reference;
-        match self.request.naming {
+        match &self.request.naming {
             Naming::Plain => vec![reference.to_string()],
+            Naming::Names(names) => names.iter().map(|(name, _)| digested(name, target)).collect(),
             Naming::Cri => {
                 // A tag beside a digest was not asked for and may stand for something else by now.
                 let tagged = if reference.digest().is_some() { None } else { reference.tagged() };

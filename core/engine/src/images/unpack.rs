@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use windlass_model::snapshotter::{Labels, LayerTarget, SnapshotId, Snapshotter, Whiteouts};
-use windlass_model::{Context, Digest, Error, Result};
+use windlass_model::digest::chain_ids;
+use windlass_model::snapshotter::{Kind, Labels, LayerTarget, SnapshotId, Snapshotter, Whiteouts};
+use windlass_model::{Context, Descriptor, Digest, Error, LeaseId, Result};
 
+use super::image::ImageDetail;
 use super::pull::stopped;
 use crate::Tenant;
 use crate::layer::{self, Limits, Unpacked};
+use crate::leases::Resource;
 use crate::snapshots::Snapshots;
 
 /// How much of a blob is read at once.
@@ -126,6 +129,83 @@ impl Unpacking {
     pub(crate) async fn commit(&self, files: LayerFiles, parents: &[SnapshotId]) -> Result<LayerFiles> {
         let (driver, id, parents) = (self.driver.clone(), files.id, parents.to_vec());
         crate::blocking(move || driver.commit(id, &parents)).await?;
+        Ok(files)
+    }
+}
+
+/// A snapshot that was made and waits for its record.
+pub(crate) struct NewLayer {
+    pub(crate) driver: &'static str,
+    pub(crate) name: String,
+    pub(crate) parent: Option<String>,
+    pub(crate) files: LayerFiles,
+}
+
+impl Unpacking {
+    /// Makes those snapshots of an image that are neither recorded nor among `made`, from the files of its blobs, lowest
+    /// first. `lease` holds those that are recorded.
+    pub(crate) async fn unpack_image(
+        &self,
+        tenant: &Tenant,
+        detail: &ImageDetail,
+        lease: &LeaseId,
+        stop: &CancellationToken,
+        made: &mut Vec<NewLayer>,
+    ) -> Result<()> {
+        let mut below: Vec<SnapshotId> = Vec::new();
+        let mut parent: Option<String> = None;
+        let layers = detail.layers.iter().zip(&detail.diff_ids).zip(chain_ids(&detail.diff_ids));
+        for ((layer, diff_id), name) in layers {
+            let name = name.to_string();
+            let known = match made.iter().find(|made| made.driver == self.driver_name() && made.name == name) {
+                Some(made) => Some(made.files.id()),
+                None => self.recorded(tenant, &name, lease).await?,
+            };
+            let id = match known {
+                Some(id) => id,
+                None => {
+                    let doing = || format!("unpack layer {}", layer.digest);
+                    let files = self.unpack_blob(tenant, layer, diff_id, &below, stop).await.context(doing)?;
+                    let id = files.id();
+                    made.push(NewLayer { driver: self.driver_name(), name: name.clone(), parent, files });
+                    id
+                }
+            };
+            below.insert(0, id);
+            parent = Some(name);
+        }
+        Ok(())
+    }
+
+    /// The number of a committed snapshot, which `lease` holds then.
+    async fn recorded(&self, tenant: &Tenant, name: &str, lease: &LeaseId) -> Result<Option<SnapshotId>> {
+        let found = match self.snapshots.stat(name).await {
+            Ok(found) if found.kind == Kind::Committed => found,
+            Ok(_) => return Ok(None),
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        tenant.leases().add_resource(lease, Resource::snapshot(self.driver_name(), name)).await?;
+        Ok(Some(found.id))
+    }
+
+    async fn unpack_blob(
+        &self,
+        tenant: &Tenant,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        below: &[SnapshotId],
+        stop: &CancellationToken,
+    ) -> Result<LayerFiles> {
+        let together = self.whiteouts == Whiteouts::Overlay;
+        let parents = if together { &[][..] } else { below };
+        let files = self.prepare(parents).await?;
+        let path = tenant.core.0.blobs.path(&layer.digest);
+        let unpacked = files.unpack_file(path, layer.media_type.clone(), stop.clone()).await?;
+        let files = self.finish(files, unpacked, diff_id, parents).await?;
+        if together {
+            files.inherit(below).await?;
+        }
         Ok(files)
     }
 }

@@ -26,6 +26,8 @@ use windlass_model::snapshotter::{LayerTarget, Whiteouts};
 use windlass_model::{Context, Error, Kind, Result};
 
 use self::metadata::Times;
+pub(super) use self::metadata::proc_path;
+pub(super) use self::whiteout::{OPAQUE, PREFIX};
 use super::tar::{Archive, Entry, EntryKind, Extent};
 use super::{Limits, os};
 
@@ -79,7 +81,7 @@ pub(super) fn apply<R: BufRead>(
 }
 
 /// A name from an archive, fit for a message.
-fn shown(name: &[u8]) -> String {
+pub(super) fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(&name[..name.len().min(200)]).into_owned()
 }
 
@@ -121,11 +123,11 @@ impl Applier {
             };
         }
         let (folder, name) = split(&path);
-        if path.starts_with(whiteout::META) && !path.starts_with(whiteout::OPAQUE) {
+        if path.starts_with(whiteout::META) && !path.starts_with(OPAQUE) {
             // What aufs kept for itself.
             return Ok(());
         }
-        if name.starts_with(whiteout::PREFIX) {
+        if name.starts_with(PREFIX) {
             return self.whiteout(folder, name);
         }
         let parent = self.parent(folder)?;
@@ -256,7 +258,7 @@ impl Applier {
         self.parent = None;
         match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => windlass_sys::fs::remove_tree(&metadata::proc_path(parent, name)),
+            Err(Errno::ISDIR | Errno::PERM) => windlass_sys::fs::remove_tree(&proc_path(parent, name)),
             Err(error) => Err(os(error)),
         }
     }

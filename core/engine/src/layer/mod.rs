@@ -6,8 +6,9 @@
 
 mod apply;
 mod compress;
+pub(crate) mod diff;
 mod inherit;
-mod tar;
+pub(crate) mod tar;
 
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use windlass_model::snapshotter::LayerTarget;
 use windlass_model::{Context, Digest, Error, Kind, Result};
 
-pub(crate) use compress::check_media_type;
+pub(crate) use compress::{Compression, Packer, check_media_type};
 pub(crate) use inherit::inherit;
 
 /// How much is decompressed and hashed at once.

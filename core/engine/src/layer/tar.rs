@@ -11,6 +11,7 @@
 mod header;
 mod pax;
 mod sparse;
+mod write;
 
 use std::io::BufRead;
 
@@ -19,6 +20,7 @@ use windlass_model::{Error, Result};
 use self::header::{BLOCK, Header};
 use self::pax::Pax;
 pub(super) use self::sparse::Extent;
+pub(crate) use self::write::Builder;
 use super::error_of;
 
 /// The longest PAX header, long name or sparse map, in bytes.
@@ -26,7 +28,7 @@ const MAX_SPECIAL: u64 = 1 << 20;
 
 /// What an entry makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub(crate) enum EntryKind {
     File,
     HardLink,
     Symlink,
@@ -38,27 +40,27 @@ pub(super) enum EntryKind {
 
 /// An entry, all its headers taken together. Names are bytes as they stand in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: EntryKind,
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: EntryKind,
     /// What a link points at.
-    pub(super) link: Vec<u8>,
+    pub(crate) link: Vec<u8>,
     /// Permissions and the set-id and sticky bits.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// Seconds since 1970 and nanoseconds.
-    pub(super) mtime: (i64, u32),
+    pub(crate) mtime: (i64, u32),
     /// Major and minor number of a device.
-    pub(super) device: (u32, u32),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) device: (u32, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// For a sparse file, its whole size and where its bytes belong, in order.
-    pub(super) sparse: Option<(u64, Vec<Extent>)>,
+    pub(crate) sparse: Option<(u64, Vec<Extent>)>,
 }
 
 /// An archive being read.
 #[derive(Debug)]
-pub(super) struct Archive<R> {
+pub(crate) struct Archive<R> {
     reader: R,
     /// Bytes of the present entry that were not read yet.
     left: u64,
@@ -71,16 +73,16 @@ pub(super) fn damaged(why: impl Into<String>) -> Error {
 }
 
 impl<R: BufRead> Archive<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader, left: 0, padding: 0 }
     }
 
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.reader
     }
 
     /// The next entry; what was not read of the last one is passed over. `None` at the end of the archive.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         let mut pax = Pax::default();
         let (mut long_name, mut long_link) = (None, None);
         loop {
@@ -100,7 +102,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// Some of the present entry's bytes; empty after the last. What was used is to be [consumed](Self::consume).
-    pub(super) fn fill(&mut self) -> Result<&[u8]> {
+    pub(crate) fn fill(&mut self) -> Result<&[u8]> {
         if self.left == 0 {
             return Ok(&[]);
         }
@@ -112,8 +114,13 @@ impl<R: BufRead> Archive<R> {
         Ok(&bytes[..bytes.len().min(left)])
     }
 
+    /// How many of the present entry's bytes are still to be read.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Marks bytes that [`Self::fill`] gave as read.
-    pub(super) fn consume(&mut self, amount: usize) {
+    pub(crate) fn consume(&mut self, amount: usize) {
         let amount = amount.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.reader.consume(amount);
         self.left -= amount as u64;

@@ -75,10 +75,12 @@ impl Authorizer {
         (state.generation, state.header.clone())
     }
 
-    /// Finds a header that answers the challenges of a 401 to a request of `generation`.
+    /// Finds a header that answers the challenges of a 401 to a request of `generation`. A token is asked for the scopes
+    /// that the challenge names (reading `repository` where it names none) and those `beside`.
     ///
     /// # Errors
     /// `Unauthenticated` where there is nothing (more) to show.
+    #[allow(clippy::too_many_arguments, reason = "one conversation's whole context")]
     pub(crate) async fn answer(
         &self,
         http: &Http,
@@ -86,6 +88,7 @@ impl Authorizer {
         host: &Host,
         challenges: &HeaderMap,
         repository: &str,
+        beside: &[String],
         generation: u64,
     ) -> Result<()> {
         if self.state.lock().generation != generation {
@@ -95,7 +98,12 @@ impl Authorizer {
         let header = match self.choose(&offered) {
             Some(Challenge::Basic) => self.basic()?,
             Some(Challenge::Bearer { realm, service, scope }) => {
-                let scope = scope.clone().unwrap_or_else(|| format!("repository:{repository}:pull"));
+                let mut scope = scope.clone().unwrap_or_else(|| format!("repository:{repository}:pull"));
+                for more in beside {
+                    if !scope.split(' ').any(|known| known == more) {
+                        scope = format!("{scope} {more}");
+                    }
+                }
                 let realm = token_server(realm)?;
                 // The registry's own certificates count where it is its own token server.
                 let own = realm.host_str() == host.base.host_str();
@@ -182,7 +190,7 @@ impl TokenRequest<'_> {
         let form = self.form(grant);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        let response = self.http.send(&self.client, Method::POST, self.realm.clone(), headers, Some(form));
+        let response = self.http.send(&self.client, Method::POST, self.realm.clone(), headers, Some(form.into()));
         read_token(self.http, response.await?).await
     }
 

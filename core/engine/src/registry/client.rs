@@ -20,7 +20,7 @@ use windlass_model::{Context, Error, Kind, Reference, Result};
 use self::tls::Loaded;
 use super::auth::Authorizer;
 use super::hosts::{Host, Tls, hosts_for, is_loopback};
-use super::{Client, Credentials, Patience};
+use super::{Access, Client, Credentials, Patience};
 
 /// How many redirects one request follows.
 const MAX_REDIRECTS: usize = 10;
@@ -30,6 +30,8 @@ const MAX_CHALLENGES: usize = 2;
 const MAX_REFUSAL: usize = 16 << 10;
 /// How many differently configured HTTP clients are kept for the next pull.
 const MAX_CLIENTS: usize = 32;
+/// What a connection must carry at least, in bytes a second.
+const SLOWEST: u64 = 32 << 10;
 /// A wait that is not over after this many tries will not be over after more.
 const TIMED_OUT_ATTEMPTS: u32 = 2;
 
@@ -65,17 +67,34 @@ pub(crate) struct Session {
     pub(crate) patience: Patience,
     http: Arc<Http>,
     endpoints: Vec<Endpoint>,
+    /// What tokens must allow beside what a challenge names.
+    scopes: Vec<String>,
 }
 
 /// What is wanted of a repository.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) method: Method,
-    /// Below the repository: `manifests/latest`.
-    pub(crate) path: String,
+    /// Where.
+    pub(crate) at: Place,
     pub(crate) accept: &'static str,
     /// The first byte that is wanted, where it is not 0.
     pub(crate) from: u64,
+    /// Headers beside those.
+    pub(crate) headers: HeaderMap,
+    /// What is sent.
+    pub(crate) body: Option<Bytes>,
+    /// Whether a failure is told at once, for what must not simply be sent again.
+    pub(crate) once: bool,
+}
+
+/// Where something is asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Below the repository: `manifests/latest`, perhaps with a query.
+    Path(String),
+    /// Where the host itself said.
+    Url(Url),
 }
 
 /// Why a request failed, and whether to try again.
@@ -109,6 +128,14 @@ struct RefusalEntry {
     code: String,
     #[serde(default)]
     message: String,
+}
+
+impl Ask {
+    /// A question without a body.
+    pub(crate) fn new(method: Method, path: String, accept: &'static str) -> Self {
+        let at = Place::Path(path);
+        Self { method, at, accept, from: 0, headers: HeaderMap::new(), body: None, once: false }
+    }
 }
 
 impl Http {
@@ -160,15 +187,18 @@ impl Http {
         method: Method,
         url: Url,
         headers: HeaderMap,
-        body: Option<String>,
+        body: Option<Bytes>,
     ) -> Result<Response> {
         let asked = shown(&url);
+        // What is sent takes its time before an answer can come.
+        let sending = Duration::from_secs(body.as_ref().map_or(0, |body| body.len() as u64) / SLOWEST);
         let mut request = client.request(method, url).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
         }
-        match tokio::time::timeout(self.patience.answer, request.send()).await {
-            Err(_) => Err(Error::deadline(format!("{asked} gave no answer in {:?}", self.patience.answer))),
+        let patience = self.patience.answer + sending;
+        match tokio::time::timeout(patience, request.send()).await {
+            Err(_) => Err(Error::deadline(format!("{asked} gave no answer in {patience:?}"))),
             Ok(Err(error)) => Err(transport_error(error, &asked)),
             Ok(Ok(response)) => Ok(response),
         }
@@ -194,19 +224,31 @@ impl Session {
     pub(super) async fn open(
         registry: &Client,
         reference: &Reference,
-        credentials: Option<Credentials>,
+        access: Access,
+        scopes: Vec<String>,
     ) -> Result<Self> {
-        let (config, http, name) = (registry.config.clone(), registry.http.clone(), reference.host().to_owned());
-        let opened = tokio::task::spawn_blocking(move || endpoints(&config, &http, &name, credentials)).await;
+        let (mut config, http, name) = (registry.config.clone(), registry.http.clone(), reference.host().to_owned());
+        let opened = tokio::task::spawn_blocking(move || {
+            config.config_path = access.config_path.or(config.config_path);
+            endpoints(&config, &http, &name, access.auth, access.plain_http)
+        })
+        .await;
         let endpoints =
             opened.map_err(|error| Error::with_source(Kind::Internal, "the hosts were not read", error))??;
-        Ok(Self { reference: reference.clone(), patience: registry.patience, http: registry.http.clone(), endpoints })
+        let (patience, http) = (registry.patience, registry.http.clone());
+        Ok(Self { reference: reference.clone(), patience, http, endpoints, scopes })
     }
 
     /// The hosts to try, in order, that `can` do what is wanted; those that lied are left out.
     pub(crate) fn candidates(&self, can: impl Fn(&Host) -> bool) -> Vec<&Endpoint> {
         let honest = |endpoint: &&Endpoint| !endpoint.distrusted.load(Ordering::Relaxed);
         self.endpoints.iter().filter(honest).filter(|endpoint| can(&endpoint.host)).collect()
+    }
+
+    /// The host at `base`.
+    pub(crate) fn endpoint(&self, base: &Url) -> Result<&Endpoint> {
+        let found = self.endpoints.iter().find(|endpoint| endpoint.host.base == *base);
+        found.ok_or_else(|| Error::internal(format!("{} is not a host of this session", shown(base))))
     }
 
     /// Takes a host that gave wrong bytes out of this session; false where nobody is left to ask instead.
@@ -250,7 +292,7 @@ impl Session {
     /// Asks one host, with credentials and retries; a success status is the only good end.
     pub(crate) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Response> {
         let attempts = match &endpoint.host {
-            host if host.alternate => 1,
+            host if host.alternate || ask.once => 1,
             host if host.origin => self.patience.attempts,
             _ => self.patience.mirror_attempts,
         };
@@ -295,6 +337,7 @@ impl Session {
                 &endpoint.host,
                 &headers,
                 repository,
+                &self.scopes,
                 generation,
             );
             if let Err(error) = answered.await {
@@ -311,8 +354,10 @@ impl Session {
         ask: &Ask,
         authorization: Option<HeaderValue>,
     ) -> Result<Response> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
+        let mut headers = ask.headers.clone();
+        if !ask.accept.is_empty() {
+            headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
+        }
         if ask.from > 0 {
             headers.insert(RANGE, range_from(ask.from)?);
         }
@@ -320,8 +365,11 @@ impl Session {
         if let Some(authorization) = authorization {
             own.insert(AUTHORIZATION, authorization);
         }
-        let mut url = self.url(endpoint, &ask.path);
-        let home = url.origin();
+        let mut url = match &ask.at {
+            Place::Path(path) => self.url(endpoint, path),
+            Place::Url(url) => url.clone(),
+        };
+        let home = endpoint.host.base.origin();
         for _ in 0..=MAX_REDIRECTS {
             let at_home = url.origin() == home;
             let client = if at_home { endpoint.client.clone() } else { self.http.client_for(&url).await? };
@@ -329,7 +377,7 @@ impl Session {
             if at_home {
                 sent.extend(own.clone());
             }
-            let response = self.http.send(&client, ask.method.clone(), url.clone(), sent, None).await?;
+            let response = self.http.send(&client, ask.method.clone(), url.clone(), sent, ask.body.clone()).await?;
             let Some(next) = redirect(&url, &response)? else { return Ok(response) };
             url = next;
         }
@@ -338,6 +386,8 @@ impl Session {
 
     fn url(&self, endpoint: &Endpoint, path: &str) -> Url {
         let mut url = endpoint.host.base.clone();
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        url.set_query(query);
         let whole = format!("{}/{}/{path}", url.path().trim_end_matches('/'), self.reference.repository());
         url.set_path(&whole);
         if let Some(namespace) = &endpoint.host.namespace {
@@ -384,6 +434,7 @@ fn endpoints(
     http: &Http,
     registry: &str,
     credentials: Option<Credentials>,
+    plain_http: bool,
 ) -> Result<Vec<Endpoint>> {
     let endpoint = |host: Host| {
         // A host that is asked in a registry's place is not that registry, whoever wrote it there.
@@ -394,7 +445,7 @@ fn endpoints(
         })?;
         Ok(Endpoint { client, authorizer: Authorizer::new(credentials), distrusted: AtomicBool::new(false), host })
     };
-    hosts_for(config, registry)?.into_iter().map(endpoint).collect()
+    hosts_for(config, registry, plain_http)?.into_iter().map(endpoint).collect()
 }
 
 /// True where the error may come from speaking TLS to a host that does not, or the other way round.
@@ -402,7 +453,7 @@ fn may_be_the_wrong_scheme(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unavailable | Kind::InvalidArgument)
 }
 
-fn redirect(from: &Url, response: &Response) -> Result<Option<Url>> {
+pub(super) fn redirect(from: &Url, response: &Response) -> Result<Option<Url>> {
     use StatusCode as Code;
     let moved =
         [Code::MOVED_PERMANENTLY, Code::FOUND, Code::SEE_OTHER, Code::TEMPORARY_REDIRECT, Code::PERMANENT_REDIRECT];

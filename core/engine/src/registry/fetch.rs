@@ -122,7 +122,7 @@ impl BlobStream {
 
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<Source> {
         let path = format!("blobs/{}", self.descriptor.digest);
-        let ask = Ask { method: Method::GET, path, accept: "application/octet-stream, */*", from: self.offset };
+        let ask = Ask { from: self.offset, ..Ask::new(Method::GET, path, "application/octet-stream, */*") };
         let response = match self.session.ask(endpoint, &ask).await {
             // Nothing lies at an offset that must hold bytes.
             Err(error) if error.kind() == Kind::OutOfRange => {

@@ -44,6 +44,7 @@ pub(crate) struct Host {
     pub(crate) base: Url,
     pub(crate) pull: bool,
     pub(crate) resolve: bool,
+    pub(crate) push: bool,
     pub(crate) tls: Tls,
     /// Sent with each request to this host; values are marked sensitive.
     pub(crate) headers: HeaderMap,
@@ -95,10 +96,13 @@ impl<T> OneOrMany<T> {
     }
 }
 
-/// The hosts for `registry`, in the order in which they are asked. Blocks on small files.
-pub(crate) fn hosts_for(config: &Config, registry: &str) -> Result<Vec<Host>> {
+/// The hosts for `registry`, in the order in which they are asked. One of which no file says anything is spoken to without
+/// TLS if that is wanted. Blocks on small files.
+pub(crate) fn hosts_for(config: &Config, registry: &str, plain_http: bool) -> Result<Vec<Host>> {
     let Some(folder) = find_folder(config, registry) else {
-        return defaults(registry, Entry::default(), Path::new("/"), Tls::default());
+        let hosts = defaults(registry, Entry::default(), Path::new("/"), Tls::default())?;
+        let clear = |host: Host| both_schemes(host, "http").swap_remove(0);
+        return Ok(if plain_http { hosts.into_iter().take(1).map(clear).collect() } else { hosts });
     };
     let path = folder.join("hosts.toml");
     match read_capped(&path) {
@@ -261,19 +265,21 @@ fn host(base: Url, entry: Entry, folder: &Path, registry: &str, origin: bool, mu
             ClientPair::Apart(certificate, key) => (absolute(certificate), Some(absolute(key))),
         });
     }
-    let (mut pull, mut resolve) = (entry.capabilities.is_empty(), entry.capabilities.is_empty());
+    let all = entry.capabilities.is_empty();
+    let (mut pull, mut resolve, mut push) = (all, all, all);
     for capability in &entry.capabilities {
         match capability.to_ascii_lowercase().as_str() {
             "pull" => pull = true,
             "resolve" => resolve = true,
-            "push" | "referrers" => {}
+            "push" => push = true,
+            "referrers" => {}
             _ => return Err(Error::invalid(format!("unknown capability {capability:?}"))),
         }
     }
     let namespace = (!same_registry(&base, registry)).then(|| registry.to_owned());
     let headers = headers(&entry.header)?;
     let dial_timeout = entry.dial_timeout.as_deref().map(go_duration).transpose()?;
-    Ok(Host { base, pull, resolve, tls, headers, namespace, alternate: false, origin, dial_timeout })
+    Ok(Host { base, pull, resolve, push, tls, headers, namespace, alternate: false, origin, dial_timeout })
 }
 
 /// True where `base` is the registry that references call `registry`: the one host that is shown credentials.

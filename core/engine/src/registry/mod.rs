@@ -12,6 +12,7 @@ pub(crate) mod auth;
 mod client;
 mod fetch;
 pub(crate) mod hosts;
+mod push;
 mod resolve;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use windlass_model::reference::Reference;
 
 pub(crate) use client::Session;
 pub(crate) use fetch::BlobStream;
+pub(crate) use push::{Pushed, Upload};
 
 /// Where the registry configuration lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +33,24 @@ pub struct Config {
     /// The folder (or several, joined by `:`) with one directory per registry host, each holding a `hosts.toml`, as
     /// containerd reads them; `None` asks every registry directly.
     pub config_path: Option<PathBuf>,
+}
+
+/// How one client wants its registry to be reached, beside what is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// What it presents to the registry that the reference names.
+    pub auth: Option<Credentials>,
+    /// A folder of `hosts.toml` directories in the place of the configured one.
+    pub config_path: Option<PathBuf>,
+    /// Whether a registry of which no file says anything is spoken to without TLS.
+    pub plain_http: bool,
+}
+
+impl Access {
+    /// The configured way, with these credentials.
+    pub fn with(auth: Option<Credentials>) -> Self {
+        Self { auth, ..Self::default() }
+    }
 }
 
 /// What a client presents to the registry that a reference names.
@@ -108,8 +128,20 @@ impl Client {
     }
 
     /// Starts talking about one repository; reads the host directories.
-    pub(crate) async fn session(&self, reference: &Reference, credentials: Option<Credentials>) -> Result<Session> {
-        Session::open(self, reference, credentials).await
+    pub(crate) async fn session(&self, reference: &Reference, access: Access) -> Result<Session> {
+        Session::open(self, reference, access, Vec::new()).await
+    }
+
+    /// As [`Client::session`], to write to the repository and to read from `sources` beside it.
+    pub(crate) async fn push_session(
+        &self,
+        reference: &Reference,
+        access: Access,
+        sources: &[String],
+    ) -> Result<Session> {
+        let own = format!("repository:{}:pull,push", reference.repository());
+        let scopes = sources.iter().map(|source| format!("repository:{source}:pull"));
+        Session::open(self, reference, access, [own].into_iter().chain(scopes).collect()).await
     }
 }
 

@@ -86,7 +86,7 @@ impl Session {
 }
 
 fn ask(method: Method, path: String) -> Ask {
-    Ask { method, path, accept: ACCEPT, from: 0 }
+    Ask::new(method, path, ACCEPT)
 }
 
 fn descriptor(media_type: String, digest: Digest, size: u64) -> Descriptor {
@@ -120,7 +120,7 @@ fn described(response: &Response, asked: Option<&Digest>) -> Result<Option<Descr
     Ok((size > 0).then(|| descriptor(media_type, digest, size)))
 }
 
-fn told_digest(headers: &HeaderMap) -> Result<Option<Digest>> {
+pub(super) fn told_digest(headers: &HeaderMap) -> Result<Option<Digest>> {
     let Some(value) = headers.get(DIGEST_HEADER) else { return Ok(None) };
     let text = value.to_str().map_err(|_| Error::data_loss("the registry's digest header is not text"))?;
     // Another algorithm is not wrong, only no help: the document is then fetched and hashed.

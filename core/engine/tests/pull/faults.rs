@@ -184,7 +184,7 @@ async fn wrong_credentials_are_refused() {
             Some(Credentials::Registry("x".into())),
         ] {
             let mut request = node.request(&format!("{}/a/b:v1", registry.host));
-            request.auth = auth;
+            request.access.auth = auth;
             let error = node.tenant.images().pull(request).await.unwrap_err();
             assert_eq!(error.kind(), Kind::Unauthenticated, "{error}");
             assert!(!error.to_string().contains("wrong"), "{error}");

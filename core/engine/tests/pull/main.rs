@@ -102,6 +102,7 @@ pub async fn open(folder: &Path) -> Core {
             api_address: folder.join("api.sock"),
         },
         events: windlass_engine::events::Config::default(),
+        verifier: None,
         root,
     };
     Core::open(options).await.unwrap()

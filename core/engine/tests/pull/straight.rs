@@ -169,7 +169,7 @@ async fn credentials_open_doors() {
         Image::simple(&registry, "v1");
         registry.door(door.clone());
         let mut request = node.request(&format!("{}/a/b:v1", registry.host));
-        request.auth = auth;
+        request.access.auth = auth;
         node.tenant.images().pull(request).await.unwrap_or_else(|error| panic!("{door:?}: {error}"));
     }
 }
@@ -184,7 +184,7 @@ async fn a_mirror_is_asked_first_and_gets_no_credentials() {
     );
     node.hosts("registry.example", &text);
     let mut request = node.request("registry.example/a/b:v1");
-    request.auth = Some(Credentials::Basic { user: "u".into(), password: "p".into() });
+    request.access.auth = Some(Credentials::Basic { user: "u".into(), password: "p".into() });
     node.tenant.images().pull(request.clone()).await.unwrap();
     assert!(origin.seen().is_empty());
     let seen = mirror.seen();
@@ -204,7 +204,7 @@ async fn a_redirect_leaves_credentials_behind() {
     registry.door(Door::Basic("Basic dTpw".into()));
     registry.redirect(&store.host);
     let mut request = node.request(&format!("{}/a/b:v1", registry.host));
-    request.auth = Some(Credentials::Basic { user: "u".into(), password: "p".into() });
+    request.access.auth = Some(Credentials::Basic { user: "u".into(), password: "p".into() });
     node.tenant.images().pull(request).await.unwrap();
     assert_eq!(store.seen().len(), 3);
     assert!(store.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));

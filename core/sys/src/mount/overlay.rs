@@ -18,6 +18,40 @@ use super::{MAX_DATA, unmount};
 /// The longest value that `fsconfig` takes.
 const MAX_VALUE: usize = 255;
 
+/// The folders that an overlay's options name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OverlayFolders {
+    /// The one that is written to.
+    pub upper: Option<PathBuf>,
+    /// Those below it, nearest first.
+    pub lower: Vec<PathBuf>,
+}
+
+/// Reads `upperdir=` and `lowerdir=`, with the escapes that overlayfs knows.
+pub fn overlay_folders(options: &[String]) -> OverlayFolders {
+    let mut folders = OverlayFolders::default();
+    for option in options {
+        match option.split_once('=') {
+            Some(("upperdir", folder)) => folders.upper = Some(PathBuf::from(unescape(folder))),
+            Some(("lowerdir", text)) => folders.lower = split_escaped(text).into_iter().map(PathBuf::from).collect(),
+            _ => {}
+        }
+    }
+    folders
+}
+
+/// The value of `lowerdir=` for `folders`, nearest first.
+///
+/// # Errors
+/// [`windlass_model::Kind::InvalidArgument`] for a name that is not UTF-8, as mounts are text.
+pub fn join_overlay_folders(folders: &[&PathBuf]) -> windlass_model::Result<String> {
+    let text = |folder: &&PathBuf| {
+        let text = folder.to_str().map(escape);
+        text.ok_or_else(|| windlass_model::Error::invalid(format!("{} is not UTF-8", folder.display())))
+    };
+    Ok(folders.iter().map(text).collect::<windlass_model::Result<Vec<_>>>()?.join(":"))
+}
+
 /// Mounts an overlay with options of any length at `at`.
 pub(super) fn mount_long(source: &str, at: &Path, options: &Options) -> io::Result<()> {
     match mount_by_parts(source, at, options) {
@@ -173,6 +207,14 @@ mod tests {
     fn colons_split_unless_escaped() {
         assert_eq!(split_escaped(r"/a:/b\:c:/d\\e"), ["/a", "/b:c", r"/d\e"]);
         assert_eq!(escape("/b:c,d"), r"/b\:c\,d");
+    }
+
+    #[test]
+    fn an_overlays_folders_are_read_as_they_were_written() {
+        let lower = [PathBuf::from("/a:b"), PathBuf::from(r"/c\d,e")];
+        let text = join_overlay_folders(&lower.each_ref()).expect("text");
+        let folders = overlay_folders(&[format!("lowerdir={text}"), r"upperdir=/u\:v".into(), "index=off".into()]);
+        assert_eq!(folders, OverlayFolders { upper: Some("/u:v".into()), lower: lower.to_vec() });
     }
 
     #[test]

@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use windlass_cri_api::v1;
 use windlass_engine::images::{Naming, PullRequest};
-use windlass_engine::registry::Credentials;
-use windlass_model::{Context as _, Error, Platform, Reference, Result};
+use windlass_engine::registry::{Access, Credentials};
+use windlass_model::{Context as _, Error, Reference, Result};
 
 use crate::Server;
 
@@ -27,13 +27,11 @@ impl Server {
         let reference: Reference = spec.image.parse().context(|| "image.image".into())?;
         let auth = credentials(request.auth.as_ref(), reference.host())?;
         let pull = PullRequest {
-            reference: reference.clone(),
-            platform: Platform::host(),
             unpack: Some(self.config.snapshotter.clone()),
             naming: Naming::Cri,
-            labels: windlass_model::snapshotter::Labels::new(),
             progress_timeout: PROGRESS_TIMEOUT,
-            auth,
+            access: Access::with(auth),
+            ..PullRequest::new(reference.clone())
         };
         // Who brings other credentials does not get what somebody else's bought.
         let subject = format!("pull/{reference}/{:x}", fingerprint(request.auth.as_ref()));

@@ -33,6 +33,7 @@ impl Documents {
 impl Pull {
     pub(super) async fn documents(&self) -> Result<Documents> {
         let resolved = self.session.resolve().await?;
+        self.tenant.core.0.verifiers.judge(&self.request.reference.to_string(), &resolved.descriptor).await?;
         let (mut descriptor, mut bytes) = (resolved.descriptor, resolved.bytes);
         let mut blobs = Vec::new();
         for _ in 0..MAX_DEPTH {

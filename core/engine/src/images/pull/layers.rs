@@ -24,6 +24,8 @@ use crate::registry::BlobStream;
 
 /// How many pieces of a layer wait between the network and the disk: a slow disk slows the network down.
 const PIECES: usize = 8;
+/// After how many bytes more of a layer it is told how far it is.
+const TOLD: u64 = 1 << 20;
 /// How often a pull looks whether somebody else's writer of the same ingest is done.
 const LOCKED_POLL: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -88,6 +90,7 @@ impl Pull {
                 if together {
                     files.inherit(&below).await?;
                 }
+                self.told("extracted", &layer.descriptor, layer.descriptor.size);
                 below.insert(0, files.id());
             }
         }
@@ -204,7 +207,7 @@ impl Pull {
                 BlobStream::new(self.session.clone(), descriptor.clone(), offset, self.request.progress_timeout);
             let (sender, receiver) = mpsc::channel(PIECES);
             let sinking = tokio::task::spawn_blocking(move || sink(writer, receiver, target));
-            let fed = self.feed(&mut stream, sender).await;
+            let fed = self.feed(&mut stream, sender, descriptor, offset).await;
             let sunk = sinking.await.map_err(|error| Error::with_source(Kind::Internal, "a layer broke off", error))?;
             let Sunk { writer, written, unpacked } = sunk;
             // What the disk says comes first: a full one ends the feeding, too.
@@ -225,7 +228,10 @@ impl Pull {
                 return Err(error);
             }
             match writer.seal(descriptor.size, &descriptor.digest).await {
-                Ok(sealed) => return Ok((Fetched::Sealed(sealed), unpacked.transpose()?)),
+                Ok(sealed) => {
+                    self.told("complete", descriptor, descriptor.size);
+                    return Ok((Fetched::Sealed(sealed), unpacked.transpose()?));
+                }
                 Err(error) if error.kind() == Kind::FailedPrecondition => {
                     if !stream.source().is_some_and(|host| self.session.distrust(host)) {
                         return Err(Error::with_source(Kind::DataLoss, "the registry's bytes are wrong", error));
@@ -259,13 +265,25 @@ impl Pull {
         }
     }
 
-    async fn feed(&self, stream: &mut BlobStream, sender: mpsc::Sender<Bytes>) -> Result<()> {
+    async fn feed(
+        &self,
+        stream: &mut BlobStream,
+        sender: mpsc::Sender<Bytes>,
+        descriptor: &Descriptor,
+        offset: u64,
+    ) -> Result<()> {
+        let (mut done, mut told) = (offset, offset);
         loop {
             let piece = tokio::select! {
                 piece = stream.next() => piece?,
                 () = self.stop.cancelled() => return Err(stopped()),
             };
             let Some(piece) = piece else { return Ok(()) };
+            done += piece.len() as u64;
+            if done - told >= TOLD {
+                told = done;
+                self.told("downloading", descriptor, done);
+            }
             if sender.send(piece).await.is_err() {
                 // The other end tells why.
                 return Ok(());
@@ -277,7 +295,8 @@ impl Pull {
     fn is_hopeless(&self, error: &Error) -> bool {
         match error.kind() {
             Kind::Unavailable | Kind::DeadlineExceeded => false,
-            Kind::Canceled => self.hopeless.load(Ordering::Relaxed),
+            // Who gives a pull up does not come back for it.
+            Kind::Canceled => self.request.stop.is_cancelled() || self.hopeless.load(Ordering::Relaxed),
             _ => true,
         }
     }

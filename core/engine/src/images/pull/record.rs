@@ -8,8 +8,9 @@ use windlass_model::{Descriptor, Digest, Error, Kind, Result, Timestamp};
 
 use super::documents::Documents;
 use super::layers::{Fetched, Layer};
-use super::{Naming, Pull};
+use super::{Naming, Pull, digested};
 use crate::content::{self, Sealed};
+use crate::images::manifest::Document;
 use crate::images::{ImageRecord, put};
 use crate::leases::{self, LeaseRecord, Resource};
 use crate::meta::schema::{BLOBS, LEASES, SNAPSHOTS};
@@ -117,6 +118,7 @@ impl Pull {
         let (events, namespace, lease) =
             (self.tenant.events().clone(), self.tenant.namespace().clone(), self.lease.clone());
         let isolated = self.tenant.is_isolated();
+        let (holder, target) = (self.request.lease.clone(), documents.target().digest);
         let layers = Arc::new(layers);
         let staged = layers.clone();
         let change = move |tx: &mut Tx<'_>| {
@@ -160,6 +162,9 @@ impl Pull {
             }
             let records =
                 images.into_iter().map(|image| put(tx, &events, &namespace, image)).collect::<Result<Vec<_>>>()?;
+            if let Some(holder) = &holder {
+                leases::add(tx, &namespace, holder, &Resource::content(&target))?;
+            }
             leases::delete(tx, &namespace, &lease)?;
             // `small` lives until the batch is written: its files have no other holder.
             Ok((records, kept, small))
@@ -190,7 +195,9 @@ impl Pull {
             let mut labels = Labels::new();
             match manifests.get(position + 1) {
                 Some((next, _)) => {
-                    labels.insert(format!("{REFERS_TO_CONTENT}m.0"), next.digest.to_string());
+                    // Another pull may hold another machine's manifest by the same index.
+                    let place = place_in(&documents.blobs[position].1, &next.digest);
+                    labels.insert(format!("{REFERS_TO_CONTENT}m.{place}"), next.digest.to_string());
                 }
                 None => {
                     let config = config.map(|(config, _)| config.digest.to_string());
@@ -224,12 +231,25 @@ impl Pull {
         let record = |name: String| {
             let mut record = ImageRecord::new(name, target.clone());
             record.labels = self.request.labels.clone();
-            if self.request.naming == Naming::Cri {
-                record.labels.insert(MANAGED.into(), "managed".into());
+            match &self.request.naming {
+                Naming::Plain => {}
+                Naming::Cri => drop(record.labels.insert(MANAGED.into(), "managed".into())),
+                Naming::Names(names) => {
+                    let own = names.iter().find(|(own, _)| digested(own, &target.digest) == record.name);
+                    record.labels.extend(own.into_iter().flat_map(|(_, labels)| labels.clone()));
+                }
             }
             record
         };
         names.into_iter().map(record).collect()
+    }
+}
+
+/// Where in an index the manifest `digest` stands.
+fn place_in(index: &[u8], digest: &Digest) -> usize {
+    match Document::parse(index, "") {
+        Ok(Document::Index(entries)) => entries.iter().position(|entry| entry.digest == *digest).unwrap_or(0),
+        _ => 0,
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) fn timestamps((seconds, nanoseconds): (i64, u32)) -> Timestamps {
 }
 
 /// A path to `name` in a folder that is open, for calls that take only paths.
-pub(super) fn proc_path(folder: &OwnedFd, name: &[u8]) -> PathBuf {
+pub(in crate::layer) fn proc_path(folder: &OwnedFd, name: &[u8]) -> PathBuf {
     let folder = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
     folder.join(std::ffi::OsStr::from_bytes(name))
 }

@@ -12,11 +12,11 @@ use super::{Applier, open_folder, shown};
 use crate::layer::os;
 
 /// What a deletion's name begins with.
-pub(super) const PREFIX: &[u8] = b".wh.";
+pub(in crate::layer) const PREFIX: &[u8] = b".wh.";
 /// What the names of aufs begin with.
 pub(super) const META: &[u8] = b".wh..wh.";
 /// The name that hides a folder's lower content.
-pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(in crate::layer) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How overlayfs reads the same (Linux, `Documentation/filesystems/overlayfs.rst`).
 const OPAQUE_ATTRIBUTE: &[u8] = b"trusted.overlay.opaque";

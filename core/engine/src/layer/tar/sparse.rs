@@ -13,9 +13,9 @@ const OLD_EXTENT: usize = 24;
 
 /// A run of bytes in a sparse file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::layer) struct Extent {
-    pub(in crate::layer) offset: u64,
-    pub(in crate::layer) length: u64,
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 /// An old GNU map, which goes on over several blocks.

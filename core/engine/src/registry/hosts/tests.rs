@@ -19,7 +19,7 @@ fn urls(hosts: &[Host]) -> Vec<&str> {
 
 #[test]
 fn without_files_the_registry_itself_is_asked() {
-    let hosts = |registry| hosts_for(&Config::default(), registry).unwrap();
+    let hosts = |registry| hosts_for(&Config::default(), registry, false).unwrap();
     assert_eq!(urls(&hosts("docker.io")), ["https://registry-1.docker.io/v2"]);
     assert_eq!(hosts("docker.io")[0].namespace, None);
     assert_eq!(urls(&hosts("quay.io")), ["https://quay.io/v2"]);
@@ -47,7 +47,7 @@ fn hosts_are_asked_in_the_order_of_the_file_and_the_server_last() {
           override_path = true
         "#,
     )]);
-    let hosts = hosts_for(&config, "docker.io").unwrap();
+    let hosts = hosts_for(&config, "docker.io", false).unwrap();
     assert_eq!(
         urls(&hosts),
         [
@@ -68,7 +68,7 @@ fn hosts_are_asked_in_the_order_of_the_file_and_the_server_last() {
 #[test]
 fn a_missing_server_is_the_registry() {
     let (_folder, config) = certs(&[("_default/hosts.toml", "[host.\"https://m.example\"]\n")]);
-    let hosts = hosts_for(&config, "x.example:8443").unwrap();
+    let hosts = hosts_for(&config, "x.example:8443", false).unwrap();
     assert_eq!(urls(&hosts), ["https://m.example/v2", "https://x.example:8443/v2"]);
 }
 
@@ -79,7 +79,7 @@ fn directories_are_looked_for_with_the_port_first() {
         ("x.example:5000/hosts.toml", "server = \"https://two\""),
         ("_default/hosts.toml", "server = \"https://three\""),
     ]);
-    let first = || urls(&hosts_for(&config, "x.example:5000").unwrap())[0].to_owned();
+    let first = || urls(&hosts_for(&config, "x.example:5000", false).unwrap())[0].to_owned();
     assert_eq!(first(), "https://one/v2");
     // An edit counts at once.
     std::fs::remove_dir_all(folder.path().join("x.example_5000_")).unwrap();
@@ -105,7 +105,7 @@ fn certificates_come_in_all_their_forms() {
         "#,
     )]);
     let at = |name: &str| folder.path().join("x.example").join(name);
-    let hosts = hosts_for(&config, "x.example").unwrap();
+    let hosts = hosts_for(&config, "x.example", false).unwrap();
     assert_eq!(hosts[0].tls.authorities, [PathBuf::from("/abs/ca.pem"), at("b.pem")]);
     assert_eq!(hosts[0].tls.client, [(at("c.pem"), Some(at("c.key"))), (at("d.pem"), None)]);
     assert_eq!(hosts[0].tls.skip_verify, Some(true));
@@ -123,7 +123,7 @@ fn a_directory_of_certificates_is_read_as_docker_does() {
         ("x.example/z.cert", ""),
     ]);
     let at = |name: &str| folder.path().join("x.example").join(name);
-    let hosts = hosts_for(&config, "x.example").unwrap();
+    let hosts = hosts_for(&config, "x.example", false).unwrap();
     assert_eq!(hosts[0].tls.authorities, [at("ca.crt")]);
     assert_eq!(hosts[0].tls.client, [(at("me.cert"), Some(at("me.key"))), (at("z.cert"), None)]);
 }
@@ -141,7 +141,7 @@ fn a_wrong_file_fails_the_pull_and_names_itself() {
         "dial_timeout = \"soon\"",
     ] {
         let (_folder, config) = certs(&[("x.example/hosts.toml", bad)]);
-        let error = hosts_for(&config, "x.example").unwrap_err();
+        let error = hosts_for(&config, "x.example", false).unwrap_err();
         assert!(error.to_string().contains("hosts.toml"), "{bad}: {error}");
         assert_eq!(error.kind(), windlass_model::Kind::InvalidArgument, "{bad}");
     }

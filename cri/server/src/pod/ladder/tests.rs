@@ -87,7 +87,8 @@ impl Node {
             ShimConfig { shim: path("shim"), events_address: path("events.sock"), api_address: path("api.sock") };
         let drivers: Vec<Arc<dyn Snapshotter>> = vec![Arc::new(Nothing)];
         let (registry, events) = Default::default();
-        let options = Options { root: path("root"), state: path("state"), drivers, registry, shim, events };
+        let (root, state, verifier) = (path("root"), path("state"), None);
+        let options = Options { root, state, drivers, registry, shim, events, verifier };
         let core = Core::open(options).await.unwrap();
         let config = ServerConfig {
             root: path("root"),
