@@ -31,6 +31,9 @@ enum Streams {
 /// No message; the builder takes names of types only, so `()` has one.
 const EMPTY: &str = "crate::words::Nothing";
 
+/// A message of any type.
+const ANY: &str = "prost_types::Any";
+
 /// Package, service, where its messages are, and its methods.
 const SERVICES: &[(&str, &str, &str, &[Row])] = &[
     ("containerd.services.version.v1", "Version", V1, &[("Version", EMPTY, "VersionResponse", Neither)]),
@@ -63,6 +66,12 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
             ("Update", "UpdateRequest", "UpdateResponse", Neither),
             ("Abort", "AbortRequest", EMPTY, Neither),
         ],
+    ),
+    (
+        "containerd.services.diff.v1",
+        "Diff",
+        V1,
+        &[("Apply", "ApplyRequest", "ApplyResponse", Neither), ("Diff", "DiffRequest", "DiffResponse", Neither)],
     ),
     (
         "containerd.services.images.v1",
@@ -128,6 +137,8 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
             ("Subscribe", "SubscribeRequest", "crate::events::Envelope", Answer),
         ],
     ),
+    ("containerd.services.streaming.v1", "Streaming", V1, &[("Stream", ANY, ANY, Both)]),
+    ("containerd.services.transfer.v1", "Transfer", V1, &[("Transfer", "TransferRequest", EMPTY, Neither)]),
     ("containerd.services.leases.v1", "Leases", V1, &[("List", "ListRequest", "ListResponse", Neither)]),
 ];
 

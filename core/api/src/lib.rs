@@ -10,6 +10,7 @@ mod access;
 mod codes;
 mod containers;
 mod content;
+mod diff;
 mod events;
 mod health;
 mod images;
@@ -20,8 +21,10 @@ mod namespaces;
 pub mod restart;
 mod runtime;
 mod snapshots;
+mod streaming;
 mod tasks;
 mod tenant;
+mod transfer;
 mod version;
 mod words;
 
@@ -37,6 +40,7 @@ const LONGEST_MESSAGE: usize = 16 << 20;
 
 /// Adds all services over `core` to those that a server has already.
 pub fn add_services(routes: Routes, core: &Core) -> Routes {
+    let streams = streaming::Streams::default();
     macro_rules! add {
         ($($service:expr),+ $(,)?) => {
             routes$(.add_service(
@@ -50,11 +54,14 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
         introspection::service(core.clone()),
         namespaces::service(core.clone()),
         content::service(core.clone()),
+        diff::service(core.clone()),
         images::service(core.clone()),
         snapshots::service(core.clone()),
         containers::service(core.clone()),
         leases::service(core.clone()),
         events::service(core.clone()),
+        streaming::service(core.clone(), streams.clone()),
+        transfer::service(core.clone(), streams),
         tasks::service(core.clone()),
     )
 }
@@ -64,13 +71,16 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
 mod served {
     tonic::include_proto!("containerd.services.containers.v1.Containers");
     tonic::include_proto!("containerd.services.content.v1.Content");
+    tonic::include_proto!("containerd.services.diff.v1.Diff");
     tonic::include_proto!("containerd.services.events.v1.Events");
     tonic::include_proto!("containerd.services.images.v1.Images");
     tonic::include_proto!("containerd.services.introspection.v1.Introspection");
     tonic::include_proto!("containerd.services.leases.v1.Leases");
     tonic::include_proto!("containerd.services.namespaces.v1.Namespaces");
     tonic::include_proto!("containerd.services.snapshots.v1.Snapshots");
+    tonic::include_proto!("containerd.services.streaming.v1.Streaming");
     tonic::include_proto!("containerd.services.tasks.v1.Tasks");
+    tonic::include_proto!("containerd.services.transfer.v1.Transfer");
     tonic::include_proto!("containerd.services.version.v1.Version");
     tonic::include_proto!("grpc.health.v1.Health");
 }

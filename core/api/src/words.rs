@@ -32,6 +32,20 @@ pub(crate) fn descriptor(descriptor: Descriptor) -> types::Descriptor {
     }
 }
 
+/// The descriptor that a client wrote.
+pub(crate) fn described(word: types::Descriptor) -> Result<Descriptor, tonic::Status> {
+    let size =
+        u64::try_from(word.size).map_err(|_| tonic::Status::invalid_argument("a descriptor's size is negative"))?;
+    Ok(Descriptor {
+        digest: digest(&word.digest)?,
+        media_type: word.media_type,
+        size,
+        platform: None,
+        annotations: word.annotations.into_iter().collect(),
+        urls: Vec::new(),
+    })
+}
+
 /// A mount.
 pub(crate) fn mount(mount: Mount) -> types::Mount {
     types::Mount { r#type: mount.kind, source: mount.source, target: mount.target, options: mount.options }
@@ -40,6 +54,21 @@ pub(crate) fn mount(mount: Mount) -> types::Mount {
 /// A message of any type.
 pub(crate) fn any(bytes: TypedBytes) -> Any {
     Any { type_url: bytes.type_url, value: bytes.value }
+}
+
+/// A mount that a client wrote.
+pub(crate) fn mounted(word: types::Mount) -> Mount {
+    Mount { kind: word.r#type, source: word.source, target: word.target, options: word.options }
+}
+
+/// A snapshot driver that a client names: containerd's clients call the overlay driver `overlayfs`.
+pub(crate) fn driver(name: &str) -> &str {
+    if name == "overlayfs" { "overlay" } else { name }
+}
+
+/// What a request must have.
+pub(crate) fn required<T>(field: Option<T>, what: &str) -> Result<T, tonic::Status> {
+    field.ok_or_else(|| tonic::Status::invalid_argument(format!("{what} is required")))
 }
 
 /// A digest that a client wrote.

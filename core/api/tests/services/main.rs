@@ -37,6 +37,7 @@ async fn bench() -> Bench {
         registry: registry::Config::default(),
         shim: tasks::ShimConfig { shim: at("shim"), events_address: at("events"), api_address: at("api") },
         events: windlass_engine::events::Config::default(),
+        verifier: None,
     });
     let core = core.await.expect("a core");
     let listener = tokio::net::UnixListener::bind(at("api")).expect("bind");
