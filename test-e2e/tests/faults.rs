@@ -10,7 +10,7 @@ use tonic::Code;
 use windlass_test_e2e::edge::{self, Gate};
 use windlass_test_e2e::image::{Compression, Image, Layer, Recipe, noise};
 use windlass_test_e2e::trouble::{Fault, Guard, Troublemaker, Where};
-use windlass_test_e2e::words::{AuthConfig, ContainerState};
+use windlass_test_e2e::words::{AuthConfig, ContainerState, RunPodSandboxRequest};
 use windlass_test_e2e::{Flavour, Node, Plan, code, cri, eventually, kernel, patient};
 
 /// Mounts a tmpfs; the node unmounts it with everything else below its directory.
@@ -80,6 +80,42 @@ async fn a_plugin_that_hangs_holds_only_its_own_pod() -> Result<()> {
     gate.open();
     let id = held.await?.context("the held pod")?;
     ensure!(node.cri.pod_status(&id).await?.network.is_some());
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_hangs_on_both_ways_costs_one_pods_time() -> Result<()> {
+    let mut node = Node::start().await?;
+    if node.excused("it waits as long as its caller") {
+        return Ok(());
+    }
+    let image = node.busybox().await?;
+    node.cni.replace_plugin("portmap", "#!/bin/sh\nexec sleep 1000\n")?;
+    let config = node.pod("hung");
+    let begin = Instant::now();
+    // A caller who does not wait is told where the work is.
+    let late = eventually("a deadline of our own", Duration::from_secs(20), async || {
+        let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(Duration::from_secs(2));
+        // The transport's own answer to a late call may win the race.
+        node.cri.runtime().run_pod_sandbox(request).await.err().filter(|late| late.code() == Code::DeadlineExceeded)
+    })
+    .await?;
+    ensure!(late.message().contains("it is at: network for"), "{late:?}");
+    let other = node.run(node.host_pod("free"), &image, &["sleep", "1000"]).await?;
+    node.cri.stop_pod(&other.id).await?;
+    node.cri.remove_pod(&other.id).await?;
+    // The plugins' time for ADD is over before they are asked to DEL, and nobody waits for that.
+    let answer = node.cri.run_pod(&config).await;
+    ensure!(code(&answer) == Code::DeadlineExceeded, "{answer:?}");
+    let took = begin.elapsed();
+    ensure!((Duration::from_secs(55)..patient(Duration::from_secs(75))).contains(&took), "it took {took:?}");
+    node.cni.restore_plugin("portmap")?;
+    // Waits for the end of what is left of the first try.
+    let pod = node.run(config, &image, &["sleep", "1000"]).await.context("after the plugin is well again")?;
+    ensure!(node.cri.pod_status(&pod.id).await?.network.is_some());
+    ensure!(node.cri.pods(None).await?.len() == 1);
     node.finish().await
 }
 

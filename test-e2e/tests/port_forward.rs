@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tonic::Code;
 use windlass_test_e2e::channels::{self, Session};
+use windlass_test_e2e::spdy::Spdy;
 use windlass_test_e2e::{Node, code, eventually};
 
 /// Waits until something listens in the container on the port, which is written in hexadecimal as the kernel does.
@@ -96,6 +97,52 @@ async fn a_pod_on_the_hosts_network_is_reached() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_listens_on_version_six_only_is_reached() -> Result<()> {
     to_a_host("[::1]:0").await
+}
+
+/// A connection over SPDY: its error stream, which we have ended, and its data stream.
+async fn pair(spdy: &mut Spdy, port: u16) -> Result<(u32, u32)> {
+    let port = port.to_string();
+    let headers = |kind| [("streamtype", kind), ("port", &*port), ("requestid", "0")];
+    let error = spdy.stream(&headers("error")).await?;
+    spdy.send(error, b"", true).await?;
+    Ok((error, spdy.stream(&headers("data")).await?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_half_of_a_connection_ends_by_itself() -> Result<()> {
+    let mut node = Node::start().await?;
+    let image = node.busybox().await?;
+    // It says how much came only when no more can come.
+    let script = "nc -ll -p 7000 -e wc -c & exec sleep 1000";
+    let pod = node.run(node.pod("counts"), &image, &["sh", "-c", script]).await?;
+    listens(&node, &pod.container, "1B58").await?;
+    let open =
+        async |pod: &str| Spdy::open(&channels::forward_url(&node.cri, pod, &[]).await?, "portforward.k8s.io").await;
+    let mut spdy = open(&pod.id).await?;
+    let (error, data) = pair(&mut spdy, 7000).await?;
+    spdy.send(data, b"twelve bytes", true).await?;
+    ensure!(spdy.all_of(data).await?.trim_ascii() == b"12");
+    ensure!(spdy.all_of(error).await?.is_empty());
+
+    // The other way round: the server has said all, and still listens.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let heard = std::thread::spawn(move || -> std::io::Result<String> {
+        let (mut stream, _) = listener.accept()?;
+        std::io::Write::write_all(&mut stream, b"all I have to say")?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        std::io::read_to_string(stream)
+    });
+    let host = node.run(node.host_pod("host"), &image, &["sleep", "1000"]).await?;
+    let mut spdy = open(&host.id).await?;
+    let (error, data) = pair(&mut spdy, port).await?;
+    ensure!(spdy.all_of(data).await? == b"all I have to say");
+    ensure!(!heard.is_finished(), "the end of one half ended the other");
+    spdy.send(data, b"and I this", true).await?;
+    ensure!(spdy.all_of(error).await?.is_empty());
+    let heard = heard.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+    ensure!(heard == "and I this", "{heard}");
+    node.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tonic::{Code, Request, Status};
 use windlass_test_e2e::words::{
-    NetworkConfig, RuntimeCondition, RuntimeConfig, StatusRequest, StatusResponse, UpdateRuntimeConfigRequest,
+    NetworkConfig, PodSandboxStatusRequest, RuntimeCondition, RuntimeConfig, StatusRequest, StatusResponse,
+    UpdateRuntimeConfigRequest,
 };
-use windlass_test_e2e::{Node, eventually};
+use windlass_test_e2e::{Node, Plan, eventually, http};
 
 async fn status(node: &Node, verbose: bool) -> Result<StatusResponse> {
     Ok(node.cri.runtime().status(Request::new(StatusRequest { verbose })).await?.into_inner())
@@ -77,6 +78,42 @@ async fn handlers_name_their_features_and_a_verbose_status_the_configuration() -
     ensure!(network["name"] == node.cni.name(), "{network}");
     ensure!(info("lastCNILoadStatus")? == "OK");
     ensure!(status(&node, false).await?.info.is_empty());
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_stages_are_counted_and_told() -> Result<()> {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let more_config = format!("[metrics]\naddress = \"{free}\"\n");
+    let mut node = Node::start_with(Plan { more_config, ..Plan::default() }).await?;
+    if node.excused("its metrics have other names") {
+        return Ok(());
+    }
+    let image = node.busybox().await?;
+    let pod = node.run(node.pod("counted"), &image, &["sleep", "1000"]).await?;
+    node.cri.exec("nobody", &["true"], 1).await.err().context("nobody runs a program")?;
+    let answer = http::request(&free.to_string(), "GET", "/metrics", &[], b"")?;
+    let text = String::from_utf8(answer.body)?;
+    for line in [
+        "windlass_cri_calls_total{call=\"RunPodSandbox\",code=\"Ok\"} 1",
+        "windlass_cri_calls_total{call=\"ExecSync\",code=\"NotFound\"} 1",
+        "windlass_cri_call_duration_seconds_count{call=\"StartContainer\"} 1",
+        "windlass_stages_total{stage=\"network\"} 1",
+        "windlass_pods{rung=\"ready\"} 1",
+        "windlass_containers{rung=\"running\"} 1",
+        "windlass_shims 1",
+    ] {
+        ensure!(text.lines().any(|one| one == line), "{line} is not in {text}");
+    }
+    let info = async |verbose: bool| {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose };
+        Ok::<_, anyhow::Error>(node.cri.runtime().pod_sandbox_status(request).await?.into_inner().info)
+    };
+    ensure!(info(false).await?.is_empty());
+    let told: Value = serde_json::from_str(info(true).await?.get("info").context("no info")?)?;
+    let stages: Vec<_> = told["timeline"].as_array().into_iter().flatten().map(|stage| &stage["stage"]).collect();
+    ensure!(stages == ["namespaces", "network", "shim"], "{told}");
+    ensure!(told["timeline"].as_array().into_iter().flatten().all(|stage| stage["tookMs"].is_number()), "{told}");
     node.finish().await
 }
 

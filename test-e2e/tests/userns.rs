@@ -123,6 +123,32 @@ async fn root_inside_is_nobody_outside_under_runc() -> Result<()> {
     a_pod_has_users_of_its_own(Plan { handlers, default_handler: "runc".into(), ..Plan::default() }).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn cgroups_of_version_2_are_seen_by_users_of_their_own() -> Result<()> {
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        eprintln!("cgroups are version 1 here: nothing to see");
+        return Ok(());
+    }
+    let mut node = Node::start().await?;
+    open(&node)?;
+    let image = node.busybox().await?;
+    let config = pod(&node, "second", |_| ());
+    let sandbox = node.cri.run_pod(&config).await?;
+    let mut what = cri::container("main", &image, &["sleep", "1000"]);
+    if let Some(linux) = &mut what.linux {
+        linux.resources =
+            Some(words::LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() });
+    }
+    let id = node.add(&sandbox, &config, what).await?;
+    let shell = async |script: &str| node.cri.output(&id, &["sh", "-c", script]).await;
+    ensure!(shell("cat /proc/self/cgroup").await?.trim() == "0::/", "it sees where it is on the host");
+    ensure!(shell("cat /sys/fs/cgroup/memory.max").await?.trim() == (64 << 20).to_string());
+    let refused = shell("(echo max > /sys/fs/cgroup/memory.max) 2>/dev/null || echo no").await?;
+    ensure!(refused == "no\n", "{refused}");
+    node.cri.stop_pod(&sandbox).await?;
+    node.finish().await
+}
+
 async fn users_of_its_own_on_the_hosts_network(plan: Plan) -> Result<()> {
     let mut node = Node::start_with(plan).await?;
     open(&node)?;
