@@ -60,7 +60,7 @@ enum State {
     /// The kernel has it and the configuration says no.
     Off,
     /// Containers are labelled.
-    On(Policy),
+    On(Box<Policy>),
 }
 
 /// SELinux on this machine.
@@ -84,7 +84,7 @@ impl Selinux {
             }
             (false, false) => State::Absent,
             (true, false) => State::Off,
-            (true, true) => State::On(Policy::load()?),
+            (true, true) => State::On(Box::new(Policy::load()?)),
         };
         Ok(Self { state, levels: Levels::default() })
     }
@@ -181,7 +181,7 @@ mod tests {
     fn on() -> Selinux {
         let process = Context::parse("system_u:system_r:container_t:s0").unwrap();
         let file = Context::parse("system_u:object_r:container_file_t:s0").unwrap();
-        Selinux { state: State::On(Policy::for_test(process, file)), levels: Levels::default() }
+        Selinux { state: State::On(Box::new(Policy::for_test(process, file))), levels: Levels::default() }
     }
 
     fn option(kind: &str, level: &str) -> v1::SeLinuxOption {
