@@ -104,6 +104,7 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
         took_ms = started.elapsed().as_millis() as u64,
         "windlassd is ready"
     );
+    services.spawn(until_stop(Box::pin(tend::settle())));
 
     let name = stopped.await;
     tracing::info!(signal = name, "windlassd stops; pods stay");

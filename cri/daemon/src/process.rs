@@ -16,8 +16,13 @@ const MAX_WORKERS: usize = 4;
 /// How long a thread for blocking work waits for more of it.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Raises the limit of open files and chooses the cryptography of TLS. What fails is logged and lived with.
+/// Heaps for all threads: with one for each, what one thread frees is of no use to the others.
+const HEAPS: i32 = 2;
+
+/// Shares heaps among threads, raises the limit of open files and chooses the cryptography of TLS. What fails is logged
+/// and lived with.
 pub fn prepare() {
+    windlass_sys::memory::share_heaps(HEAPS);
     let mut limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(FILES, |hard| hard.min(FILES));
     if limit.current.is_some_and(|soft| soft < wanted) {

@@ -1,5 +1,5 @@
-//! What the daemon does beside its calls until it stops: it tells systemd's watchdog that it is well, and reads its
-//! configuration again on `SIGHUP`.
+//! What the daemon does beside its calls until it stops: it gives back the memory of its start, tells systemd's watchdog
+//! that it is well, and reads its configuration again on `SIGHUP`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,19 @@ use crate::systemd::{Notice, Notifier};
 
 /// In how many parts the watchdog's time is cut: a look may fail twice before systemd acts.
 const PARTS: u32 = 4;
+
+/// How long the start goes on in the background after the first call can be answered: shims are reconnected to.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Gives back what only the start needed, once that is over.
+pub async fn settle() {
+    tokio::time::sleep(SETTLED).await;
+    match tokio::task::spawn_blocking(windlass_sys::memory::forget_start).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the daemon keeps more memory than it needs"),
+        Err(error) => tracing::warn!(%error, "the daemon keeps more memory than it needs"),
+    }
+}
 
 /// Looks at the CRI's socket again and again, and tells systemd after each whole answer. Without one systemd ends the
 /// daemon and starts it anew; pods stay.

@@ -8,7 +8,7 @@ mod calls;
 mod codes;
 mod container;
 mod events;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod handlers;
 mod health;

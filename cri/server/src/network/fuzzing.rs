@@ -1,4 +1,4 @@
-//! Doors to the parsers of what plugins answer and operators write; built only with `--cfg fuzzing`.
+//! Doors to the parsers of what plugins answer and operators write; built only with `--cfg fuzzing` and for tests.
 
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 pub mod bandwidth;
 pub mod cni;
 pub mod conf;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod generate;
 mod leftover;

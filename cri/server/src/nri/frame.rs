@@ -136,7 +136,7 @@ fn too_long(length: usize) -> Error {
 }
 
 /// Takes the bytes in two pieces.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_frames(bytes: &[u8]) {
     let mut frames = Frames::default();
     let (first, second) = bytes.split_at(bytes.len() / 2);

@@ -30,7 +30,7 @@ use windlass_model::Id;
 
 use crate::Server;
 pub(crate) use apply::{Skills, apply, apply_beside};
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use frame::fuzz_frames;
 pub(crate) use hooks::Told;
 use plugin::{Patience, Plugin};

@@ -1,4 +1,4 @@
-//! Whole sessions fed with arbitrary bytes, for the fuzz targets; built only with `--cfg fuzzing`.
+//! Whole sessions fed with arbitrary bytes, for the fuzz targets; built only with `--cfg fuzzing` and for tests.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -29,16 +29,14 @@ pub(crate) fn spdy(bytes: &[u8]) {
             spdy::remote_command::Version::V4,
             exec("0", true),
             &Echo,
-            terms,
-            stop,
+            terms(&stop),
         )),
         1 => run(spdy::remote_command::serve(
             client(bytes),
             spdy::remote_command::Version::V1,
             exec("7", false),
             &Echo,
-            terms,
-            stop,
+            terms(&stop),
         )),
         2 => run(spdy::port_forward::serve(client(bytes), ports(&[]), &Echo, terms(&stop))),
         _ => spdy::fuzz_headers(bytes),
@@ -56,16 +54,14 @@ pub(crate) fn websocket(bytes: &[u8]) {
             subprotocol(Codec::Binary),
             exec("0", true),
             &Echo,
-            terms,
-            stop,
+            terms(&stop),
         )),
         1 => run(websocket::remote_command::serve(
             client(bytes),
             subprotocol(Codec::Base64),
             exec("0", false),
             &Echo,
-            terms,
-            stop,
+            terms(&stop),
         )),
         2 => run(websocket::port_forward::serve(client(bytes), Codec::Binary, ports(&[80, 1]), &Echo, terms(&stop))),
         _ => run(websocket::port_forward::serve_tunnel(client(bytes), ports(&[]), &Echo, terms(&stop))),

@@ -7,7 +7,7 @@
 mod attach;
 mod carry;
 mod exec;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod handshake;
 mod idle;

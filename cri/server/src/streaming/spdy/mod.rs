@@ -59,7 +59,7 @@ async fn connection<S: Future<Output = ()>>(
 }
 
 /// Reads a header block as it is, and `bytes` as two compressed ones.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn fuzz_headers(bytes: &[u8]) {
     let _ = headers::Headers::parse(bytes);
     let mut inflater = headers::Inflater::default();
