@@ -29,6 +29,11 @@ impl Bars {
         Self { all, known: HashMap::new(), head }
     }
 
+    /// Says what is done now.
+    pub fn say(&self, doing: &str) {
+        self.head.set_message(plain(doing));
+    }
+
     /// Moves the bar of `key`, which is shown as `label`; `total` is 0 where nobody knows it.
     pub fn show(&mut self, key: &str, label: &str, done: u64, total: u64, state: &str) {
         let bar = self.known.entry(key.to_owned()).or_insert_with(|| {

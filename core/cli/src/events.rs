@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// Begin after the event of this number; with --follow alone the past is left out
     #[arg(long, value_name = "NUMBER")]
     since: Option<u64>,
-    /// Only those that match one of these (containerd's filter language): topic~=|^/tasks/|, event.container_id==web
+    /// Only those that match one of these (containerd's filter language): topic~=|^/tasks/|, event.container_id==web, topic=="/tasks/exit"
     filters: Vec<String>,
 }
 

@@ -180,6 +180,9 @@ async fn next_question(questions: &mut Option<(Stream, Login)>) -> Result<bool> 
 
 fn show(bars: &mut Bars, message: &Any) {
     let Ok(told) = read::<Progress>(message) else { return };
+    if told.name.is_empty() {
+        return bars.say(&told.event);
+    }
     let count = |count| u64::try_from(count).unwrap_or(0);
     let (done, total) = (count(told.progress), count(told.total));
     let digest = told.desc.as_ref().map(|desc| human::short(&desc.digest)).filter(|digest| !digest.is_empty());

@@ -14,7 +14,7 @@ pub mod containers;
 pub mod content;
 mod core;
 pub mod events;
-#[cfg(any(test, fuzzing))]
+#[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod gc;
 pub mod images;

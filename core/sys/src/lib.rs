@@ -10,7 +10,6 @@ pub mod fs;
 pub mod idmap;
 pub mod inherit;
 pub mod links;
-pub mod memory;
 pub mod mount;
 pub mod netns;
 pub mod peer;

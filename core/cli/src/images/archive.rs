@@ -116,7 +116,7 @@ pub(super) async fn import(arguments: Import, daemon: &Daemon, output: &Output) 
 /// How images of an archive are named: those with whole names by these, those with a tag alone below `base`.
 fn naming(base: Option<String>, digests: bool) -> ImageReference {
     let name = base.unwrap_or_else(|| "import".into());
-    ImageReference { name, is_prefix: true, allow_overwrite: true, add_digest: digests, skip_named_digest: digests }
+    ImageReference { name, is_prefix: true, allow_overwrite: true, add_digest: digests, skip_named_digest: false }
 }
 
 pub(super) async fn export(arguments: Export, daemon: &Daemon, output: &Output) -> Result<()> {
