@@ -11,6 +11,9 @@ use crate::Streams::{Answer, Both, Neither};
 /// Where the messages of most services are.
 const V1: &str = "containerd_client::services::v1";
 
+/// Where those of the services of sandboxes are.
+const SANDBOX: &str = "containerd_client::services::v1::sandbox";
+
 /// Where those of the snapshots service are.
 const SNAPSHOTS: &str = "containerd_client::services::v1::snapshots";
 
@@ -37,8 +40,26 @@ const ANY: &str = "prost_types::Any";
 /// Package, service, where its messages are, and its methods.
 const SERVICES: &[(&str, &str, &str, &[Row])] = &[
     ("containerd.services.version.v1", "Version", V1, &[("Version", EMPTY, "VersionResponse", Neither)]),
-    ("grpc.health.v1", "Health", "crate::health", &[("Check", "HealthCheckRequest", "HealthCheckResponse", Neither)]),
-    ("containerd.services.introspection.v1", "Introspection", V1, &[("Server", EMPTY, "ServerResponse", Neither)]),
+    (
+        "grpc.health.v1",
+        "Health",
+        "crate::health",
+        &[
+            ("Check", "HealthCheckRequest", "HealthCheckResponse", Neither),
+            ("List", "HealthListRequest", "HealthListResponse", Neither),
+            ("Watch", "HealthCheckRequest", "HealthCheckResponse", Answer),
+        ],
+    ),
+    (
+        "containerd.services.introspection.v1",
+        "Introspection",
+        V1,
+        &[
+            ("Plugins", "PluginsRequest", "PluginsResponse", Neither),
+            ("Server", EMPTY, "ServerResponse", Neither),
+            ("PluginInfo", "PluginInfoRequest", "PluginInfoResponse", Neither),
+        ],
+    ),
     (
         "containerd.services.namespaces.v1",
         "Namespaces",
@@ -80,6 +101,8 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         &[
             ("Get", "GetImageRequest", "GetImageResponse", Neither),
             ("List", "ListImagesRequest", "ListImagesResponse", Neither),
+            ("Create", "CreateImageRequest", "CreateImageResponse", Neither),
+            ("Update", "UpdateImageRequest", "UpdateImageResponse", Neither),
             ("Delete", "DeleteImageRequest", EMPTY, Neither),
         ],
     ),
@@ -88,10 +111,16 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         "Snapshots",
         SNAPSHOTS,
         &[
+            ("Prepare", "PrepareSnapshotRequest", "PrepareSnapshotResponse", Neither),
+            ("View", "ViewSnapshotRequest", "ViewSnapshotResponse", Neither),
             ("Mounts", "MountsRequest", "MountsResponse", Neither),
+            ("Commit", "CommitSnapshotRequest", EMPTY, Neither),
+            ("Remove", "RemoveSnapshotRequest", EMPTY, Neither),
             ("Stat", "StatSnapshotRequest", "StatSnapshotResponse", Neither),
             ("List", "ListSnapshotsRequest", "ListSnapshotsResponse", Answer),
+            ("Update", "UpdateSnapshotRequest", "UpdateSnapshotResponse", Neither),
             ("Usage", "UsageRequest", "UsageResponse", Neither),
+            ("Cleanup", "CleanupRequest", EMPTY, Neither),
         ],
     ),
     (
@@ -102,6 +131,9 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
             ("Get", "GetContainerRequest", "GetContainerResponse", Neither),
             ("List", "ListContainersRequest", "ListContainersResponse", Neither),
             ("ListStream", "ListContainersRequest", "ListContainerMessage", Answer),
+            ("Create", "CreateContainerRequest", "CreateContainerResponse", Neither),
+            ("Update", "UpdateContainerRequest", "UpdateContainerResponse", Neither),
+            ("Delete", "DeleteContainerRequest", EMPTY, Neither),
         ],
     ),
     (
@@ -139,7 +171,31 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
     ),
     ("containerd.services.streaming.v1", "Streaming", V1, &[("Stream", ANY, ANY, Both)]),
     ("containerd.services.transfer.v1", "Transfer", V1, &[("Transfer", "TransferRequest", EMPTY, Neither)]),
-    ("containerd.services.leases.v1", "Leases", V1, &[("List", "ListRequest", "ListResponse", Neither)]),
+    (
+        "containerd.services.leases.v1",
+        "Leases",
+        V1,
+        &[
+            ("Create", "CreateRequest", "CreateResponse", Neither),
+            ("Delete", "DeleteRequest", EMPTY, Neither),
+            ("List", "ListRequest", "ListResponse", Neither),
+            ("AddResource", "AddResourceRequest", EMPTY, Neither),
+            ("DeleteResource", "DeleteResourceRequest", EMPTY, Neither),
+            ("ListResources", "ListResourcesRequest", "ListResourcesResponse", Neither),
+        ],
+    ),
+    (
+        "containerd.services.sandbox.v1",
+        "Store",
+        SANDBOX,
+        &[
+            ("Create", "StoreCreateRequest", "StoreCreateResponse", Neither),
+            ("Update", "StoreUpdateRequest", "StoreUpdateResponse", Neither),
+            ("Delete", "StoreDeleteRequest", "StoreDeleteResponse", Neither),
+            ("List", "StoreListRequest", "StoreListResponse", Neither),
+            ("Get", "StoreGetRequest", "StoreGetResponse", Neither),
+        ],
+    ),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

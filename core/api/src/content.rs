@@ -122,7 +122,7 @@ impl Content for Service {
     async fn update(&self, request: Request<UpdateRequest>) -> Result<Response<UpdateResponse>, Status> {
         let store = tenant::of(&self.core, &request)?.content();
         let UpdateRequest { info, update_mask } = request.into_inner();
-        let info = info.ok_or_else(|| Status::invalid_argument("an info is required"))?;
+        let info = words::required(info, "an info")?;
         let (digest, paths) = (words::digest(&info.digest)?, mask::paths(update_mask));
         mask::check(&paths, "a blob", &[], &["labels"])?;
         let change = move |labels: &mut _| mask::merge_texts(labels, info.labels, &paths, "labels");

@@ -20,6 +20,7 @@ mod mask;
 mod namespaces;
 pub mod restart;
 mod runtime;
+mod sandbox_store;
 mod snapshots;
 mod streaming;
 mod tasks;
@@ -50,7 +51,7 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
     }
     add!(
         version::service(),
-        health::service(),
+        health::service(core.clone()),
         introspection::service(core.clone()),
         namespaces::service(core.clone()),
         content::service(core.clone()),
@@ -62,6 +63,7 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
         events::service(core.clone()),
         streaming::service(core.clone(), streams.clone()),
         transfer::service(core.clone(), streams),
+        sandbox_store::service(core.clone()),
         tasks::service(core.clone()),
     )
 }
@@ -77,6 +79,7 @@ mod served {
     tonic::include_proto!("containerd.services.introspection.v1.Introspection");
     tonic::include_proto!("containerd.services.leases.v1.Leases");
     tonic::include_proto!("containerd.services.namespaces.v1.Namespaces");
+    tonic::include_proto!("containerd.services.sandbox.v1.Store");
     tonic::include_proto!("containerd.services.snapshots.v1.Snapshots");
     tonic::include_proto!("containerd.services.streaming.v1.Streaming");
     tonic::include_proto!("containerd.services.tasks.v1.Tasks");

@@ -52,7 +52,7 @@ impl Namespaces for Service {
         request: Request<CreateNamespaceRequest>,
     ) -> Result<Response<CreateNamespaceResponse>, Status> {
         let access = Access::of(&request);
-        let asked = required(request.into_inner().namespace)?;
+        let asked = words::required(request.into_inner().namespace, "a namespace")?;
         let name = name(&asked.name)?;
         access.change(&name)?;
         let made = self.core.namespaces().create(&name, asked.labels.into_iter().collect()).await.map_err(status)?;
@@ -63,7 +63,7 @@ impl Namespaces for Service {
         &self,
         request: Request<UpdateNamespaceRequest>,
     ) -> Result<Response<UpdateNamespaceResponse>, Status> {
-        let asked = required(request.get_ref().namespace.clone())?;
+        let asked = words::required(request.get_ref().namespace.clone(), "a namespace")?;
         let name = changeable(&request, &asked.name)?;
         let request = request.into_inner();
         let paths = mask::paths(request.update_mask);
@@ -98,10 +98,6 @@ fn changeable<T>(request: &Request<T>, text: &str) -> Result<Namespace, Status> 
     let name = visible(request, text)?;
     Access::of(request).change(&name)?;
     Ok(name)
-}
-
-fn required(namespace: Option<Word>) -> Result<Word, Status> {
-    namespace.ok_or_else(|| Status::invalid_argument("a namespace is required"))
 }
 
 fn word(name: Namespace, labels: Labels) -> Word {

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::pin::Pin;
 
 use containerd_client::services::v1::snapshots::{
-    Info as Word, Kind as KindWord, ListSnapshotsRequest, ListSnapshotsResponse, MountsRequest, MountsResponse,
-    StatSnapshotRequest, StatSnapshotResponse, UsageRequest, UsageResponse,
+    CleanupRequest, CommitSnapshotRequest, Info as Word, Kind as KindWord, ListSnapshotsRequest, ListSnapshotsResponse,
+    MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest,
+    StatSnapshotRequest, StatSnapshotResponse, UpdateSnapshotRequest, UpdateSnapshotResponse, UsageRequest,
+    UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
 };
 use futures::Stream;
 use tonic::{Request, Response, Status};
@@ -16,8 +18,7 @@ use windlass_model::snapshotter::Kind;
 
 use crate::codes::status;
 use crate::served::snapshots_server::{Snapshots, SnapshotsServer};
-use crate::tenant;
-use crate::words;
+use crate::{mask, tenant, words};
 
 /// How many snapshots one message of a list tells of.
 const BATCH: usize = 100;
@@ -31,20 +32,69 @@ pub(crate) fn service(core: Core) -> SnapshotsServer<impl Snapshots> {
 }
 
 impl Service {
-    /// The snapshots of the driver that a request names; containerd's clients call the overlay driver `overlayfs`.
+    /// The snapshots of the driver that a request names; what it makes of them is held by its lease.
     fn store<T>(&self, request: &Request<T>, driver: &str) -> Result<Store, Status> {
-        let driver = match driver {
-            "" => return Err(Status::invalid_argument("snapshotter argument missing")),
-            "overlayfs" => "overlay",
-            other => other,
-        };
-        tenant::of(&self.core, request)?.snapshots(driver).map_err(status)
+        if driver.is_empty() {
+            return Err(Status::invalid_argument("snapshotter argument missing"));
+        }
+        let store = tenant::of(&self.core, request)?.snapshots(driver).map_err(status)?;
+        Ok(store.under(tenant::lease(request)?))
     }
 }
 
 #[tonic::async_trait]
 impl Snapshots for Service {
     type ListStream = Pin<Box<dyn Stream<Item = Result<ListSnapshotsResponse, Status>> + Send>>;
+
+    async fn prepare(
+        &self,
+        request: Request<PrepareSnapshotRequest>,
+    ) -> Result<Response<PrepareSnapshotResponse>, Status> {
+        let store = self.store(&request, &request.get_ref().snapshotter)?;
+        let PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+        let made = whole(async move { store.prepare(&key, over(&parent), labels.into_iter().collect(), None).await });
+        Ok(Response::new(PrepareSnapshotResponse { mounts: made.await?.into_iter().map(words::mount).collect() }))
+    }
+
+    async fn view(&self, request: Request<ViewSnapshotRequest>) -> Result<Response<ViewSnapshotResponse>, Status> {
+        let store = self.store(&request, &request.get_ref().snapshotter)?;
+        let ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+        let made = whole(async move { store.view(&key, over(&parent), labels.into_iter().collect(), None).await });
+        Ok(Response::new(ViewSnapshotResponse { mounts: made.await?.into_iter().map(words::mount).collect() }))
+    }
+
+    async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Result<Response<()>, Status> {
+        let store = self.store(&request, &request.get_ref().snapshotter)?;
+        let CommitSnapshotRequest { name, key, labels, .. } = request.into_inner();
+        whole(async move { store.commit(&name, &key, labels.into_iter().collect()).await }).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn remove(&self, request: Request<RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
+        let store = self.store(&request, &request.get_ref().snapshotter)?;
+        let key = request.into_inner().key;
+        whole(async move { store.remove(&key).await }).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn update(
+        &self,
+        request: Request<UpdateSnapshotRequest>,
+    ) -> Result<Response<UpdateSnapshotResponse>, Status> {
+        let store = self.store(&request, &request.get_ref().snapshotter)?;
+        let UpdateSnapshotRequest { info, update_mask, .. } = request.into_inner();
+        let (info, paths) = (words::required(info, "an info")?, mask::paths(update_mask));
+        mask::check(&paths, "a snapshot", &[], &["labels"])?;
+        let change = move |labels: &mut _| mask::merge_texts(labels, info.labels, &paths, "labels");
+        let changed = store.update_labels(&info.name, change).await.map_err(status)?;
+        Ok(Response::new(UpdateSnapshotResponse { info: Some(word(changed)) }))
+    }
+
+    async fn cleanup(&self, request: Request<CleanupRequest>) -> Result<Response<()>, Status> {
+        let store = self.store(&request, &request.get_ref().snapshotter)?;
+        whole(async move { store.clean_up().await }).await?;
+        Ok(Response::new(()))
+    }
 
     async fn mounts(&self, request: Request<MountsRequest>) -> Result<Response<MountsResponse>, Status> {
         let store = self.store(&request, &request.get_ref().snapshotter)?;
@@ -76,6 +126,19 @@ impl Snapshots for Service {
         let usage = store.usage(&request.get_ref().key).await.map_err(status)?;
         Ok(Response::new(UsageResponse { size: words::size(usage.bytes), inodes: words::size(usage.inodes) }))
     }
+}
+
+/// Does `work` to its end, even if the client goes away.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = windlass_model::Result<T>> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::spawn(work).await.map_err(|error| Status::internal(error.to_string()))?;
+    done.map_err(status)
+}
+
+/// The parent that a client names.
+fn over(parent: &str) -> Option<&str> {
+    Some(parent).filter(|parent| !parent.is_empty())
 }
 
 /// What a filter sees of a snapshot.

@@ -61,9 +61,14 @@ pub(crate) fn mounted(word: types::Mount) -> Mount {
     Mount { kind: word.r#type, source: word.source, target: word.target, options: word.options }
 }
 
-/// A snapshot driver that a client names: containerd's clients call the overlay driver `overlayfs`.
-pub(crate) fn driver(name: &str) -> &str {
-    if name == "overlayfs" { "overlay" } else { name }
+/// A message of any type, as a client wrote it.
+pub(crate) fn typed(any: Any) -> TypedBytes {
+    TypedBytes { type_url: any.type_url, value: any.value }
+}
+
+/// A snapshot driver by the name that clients use.
+pub(crate) fn snapshotter(driver: &str) -> &str {
+    if driver == "overlay" { "overlayfs" } else { driver }
 }
 
 /// What a request must have.

@@ -124,6 +124,11 @@ impl Core {
             .ok_or_else(|| Error::not_found(format!("snapshot driver {name:?} is not configured")))
     }
 
+    /// All snapshot drivers, in the order of their names.
+    pub fn drivers(&self) -> impl Iterator<Item = &Arc<dyn Snapshotter>> {
+        self.0.drivers.values()
+    }
+
     /// Collects garbage now and waits until the files are gone.
     pub async fn collect(&self) -> Result<GcStats> {
         gc::collect(self).await

@@ -142,6 +142,11 @@ impl Events {
         self.0.closed.cancel();
     }
 
+    /// Ends when [`Events::close`] was called: the end of every stream that would not end by itself.
+    pub fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.closed.clone().cancelled_owned()
+    }
+
     /// Publishes `event` once `tx` is as durable as asked, and never if it fails.
     pub(crate) fn after_commit(&self, tx: &mut Tx<'_>, namespace: &Namespace, event: Event) {
         let (events, namespace) = (self.clone(), namespace.clone());

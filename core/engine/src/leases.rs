@@ -95,17 +95,6 @@ impl Resource {
 }
 
 impl LeaseRecord {
-    /// When the lease ends, where it does.
-    ///
-    /// # Errors
-    /// [`windlass_model::Kind::InvalidArgument`] where the label is not RFC 3339.
-    pub(crate) fn expires(&self) -> Result<Option<Timestamp>> {
-        let Some(text) = self.labels.get(EXPIRE) else { return Ok(None) };
-        let moment = chrono::DateTime::parse_from_rfc3339(text)
-            .map_err(|_| Error::invalid(format!("label {EXPIRE}={text:?} is not an RFC 3339 time")))?;
-        Ok(Some(Timestamp(moment.timestamp_nanos_opt().unwrap_or(i64::MAX))))
-    }
-
     /// True where the lease holds only what it names.
     pub(crate) fn is_flat(&self) -> bool {
         self.labels.contains_key(FLAT)
@@ -124,7 +113,7 @@ impl Leases {
     pub async fn create(&self, id: &LeaseId, labels: Labels) -> Result<Lease> {
         check_labels(&labels)?;
         let record = LeaseRecord { labels, created_at: Timestamp::now() };
-        record.expires()?;
+        expiry(&record.labels)?;
         let (events, namespace, id) = (self.tenant.events().clone(), self.tenant.namespace().clone(), id.clone());
         let change = move |tx: &mut Tx<'_>| {
             let key = (namespace, id);
@@ -203,6 +192,17 @@ impl Leases {
         let found = view.scan(&LEASED, &prefix)?;
         Ok(found.into_iter().map(|((_, _, kind, id), ())| Resource { kind, id }).collect())
     }
+}
+
+/// When what has these labels ends, where it does.
+///
+/// # Errors
+/// [`windlass_model::Kind::InvalidArgument`] where the label is not RFC 3339.
+pub(crate) fn expiry(labels: &Labels) -> Result<Option<Timestamp>> {
+    let Some(text) = labels.get(EXPIRE) else { return Ok(None) };
+    let moment = chrono::DateTime::parse_from_rfc3339(text)
+        .map_err(|_| Error::invalid(format!("label {EXPIRE}={text:?} is not an RFC 3339 time")))?;
+    Ok(Some(Timestamp(moment.timestamp_nanos_opt().unwrap_or(i64::MAX))))
 }
 
 /// # Errors

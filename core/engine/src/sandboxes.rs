@@ -22,6 +22,9 @@ pub struct SandboxRecord {
     /// Its specification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<TypedBytes>,
+    /// The controller that is to boot it; empty for the client's default.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sandboxer: String,
     /// What else clients keep with it, by name.
     #[serde(default)]
     pub extensions: BTreeMap<String, TypedBytes>,
@@ -44,6 +47,7 @@ impl SandboxRecord {
             labels: Labels::new(),
             runtime: RuntimeRef::default(),
             spec: None,
+            sandboxer: String::new(),
             extensions: BTreeMap::new(),
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),

@@ -4,7 +4,7 @@
 //! crash leaves at most files without a record, which are removed when the core is opened. Driver calls run on blocking
 //! threads, never on the database's; a lock for each number keeps two of them from meeting on one snapshot.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,6 +20,9 @@ use crate::meta::{Db, Durability, Reader, Sequence, Tx};
 use crate::records::check_labels;
 use crate::{Tenant, namespaces};
 
+/// The label that names the committed snapshot for which another is prepared.
+pub const REF: &str = "containerd.io/snapshot.ref";
+
 /// What is stored of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -33,6 +36,9 @@ pub struct SnapshotRecord {
     /// Labels of the client.
     #[serde(default)]
     pub labels: Labels,
+    /// Made under a lease: when nothing holds it any more, it goes without [`crate::gc::GRACE`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leased: bool,
     /// When it was recorded.
     #[serde(default)]
     pub created_at: Timestamp,
@@ -65,6 +71,7 @@ pub struct SnapshotInfo {
 pub struct Snapshots {
     tenant: Tenant,
     driver: Arc<dyn Snapshotter>,
+    lease: Option<LeaseId>,
 }
 
 /// What the snapshots of all namespaces share.
@@ -73,6 +80,8 @@ pub(crate) struct Shared {
     busy: Mutex<HashMap<SnapshotId, Arc<tokio::sync::Mutex<()>>>>,
     /// What committed snapshots take never changes, and counting it walks all their files.
     usages: Mutex<HashMap<SnapshotId, Usage>>,
+    /// Numbers without record whose files are still there, with their driver.
+    left: Mutex<BTreeSet<(String, SnapshotId)>>,
 }
 
 /// Keeps other driver calls from a snapshot.
@@ -102,7 +111,7 @@ pub fn driver_name(name: &str) -> &str {
 
 impl SnapshotInfo {
     fn new(key: String, record: SnapshotRecord) -> Self {
-        let SnapshotRecord { id, kind, parent, labels, created_at, updated_at } = record;
+        let SnapshotRecord { id, kind, parent, labels, created_at, updated_at, leased: _ } = record;
         Self { key, parent, kind, labels, created_at, updated_at, id }
     }
 }
@@ -111,18 +120,20 @@ impl Shared {
     /// Removes files without record in every driver's folder, and finds the first free number.
     pub(crate) async fn open(db: &Db, drivers: &[Arc<dyn Snapshotter>]) -> Result<Self> {
         let mut recorded: HashMap<String, HashSet<SnapshotId>> = HashMap::new();
-        let mut highest = 0;
+        let (mut highest, mut left) = (0, BTreeSet::new());
         for ((_, driver, _), record) in db.view().scan(&SNAPSHOTS, &())? {
             highest = highest.max(record.id);
             recorded.entry(driver).or_default().insert(record.id);
         }
         for driver in drivers {
             let (driver, known) = (driver.clone(), recorded.remove(driver.name()).unwrap_or_default());
-            let on_disk = crate::blocking(move || sweep(driver.as_ref(), &known)).await?;
+            let name = driver.name();
+            let (on_disk, stuck) = crate::blocking(move || sweep(driver.as_ref(), &known)).await?;
             highest = highest.max(on_disk);
+            left.extend(stuck.into_iter().map(|id| (name.to_owned(), id)));
         }
         let ids = Sequence::open(db, setting::SNAPSHOTS, highest + 1).await?;
-        Ok(Self { ids, busy: Mutex::default(), usages: Mutex::default() })
+        Ok(Self { ids, busy: Mutex::default(), usages: Mutex::default(), left: Mutex::new(left) })
     }
 
     /// Waits until no other driver call concerns `id`.
@@ -143,9 +154,10 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Removes what is on disk without record and gives the highest number that was there. Blocks.
-fn sweep(driver: &dyn Snapshotter, known: &HashSet<SnapshotId>) -> Result<SnapshotId> {
-    let mut highest = 0;
+/// Removes what is on disk without record; gives the highest number that was there, and those that could not be removed.
+/// Blocks.
+fn sweep(driver: &dyn Snapshotter, known: &HashSet<SnapshotId>) -> Result<(SnapshotId, Vec<SnapshotId>)> {
+    let (mut highest, mut stuck) = (0, Vec::new());
     for id in driver.ids().context(|| format!("list snapshots of driver {}", driver.name()))? {
         highest = highest.max(id);
         if known.contains(&id) {
@@ -155,15 +167,21 @@ fn sweep(driver: &dyn Snapshotter, known: &HashSet<SnapshotId>) -> Result<Snapsh
         // One that cannot be removed must not keep the daemon from starting; its number is not used again.
         if let Err(error) = driver.remove(id) {
             tracing::warn!(driver = driver.name(), id, %error, "a snapshot without record could not be removed");
+            stuck.push(id);
         }
     }
-    Ok(highest)
+    Ok((highest, stuck))
 }
 
 impl Snapshots {
     pub(crate) fn new(tenant: Tenant, driver: &str) -> Result<Self> {
         let driver = tenant.core.driver(driver)?.clone();
-        Ok(Self { tenant, driver })
+        Ok(Self { tenant, driver, lease: None })
+    }
+
+    /// The same snapshots; what is made from now on is held by `lease`.
+    pub fn under(self, lease: Option<LeaseId>) -> Self {
+        Self { lease, ..self }
     }
 
     /// The driver's name.
@@ -195,9 +213,11 @@ impl Snapshots {
     /// Makes a writable snapshot of the committed snapshot `parent` (or of nothing) and gives its mounts. Crash durability:
     /// with a lease, the lease holds it; without, the collector leaves it alone for a while ([`crate::gc::GRACE`]).
     ///
+    /// With the label [`REF`], nothing is made where there is a snapshot of the name that it gives.
+    ///
     /// # Errors
-    /// [`windlass_model::Kind::AlreadyExists`]; [`windlass_model::Kind::NotFound`] for parent or lease;
-    /// [`windlass_model::Kind::FailedPrecondition`] for a parent that is not committed.
+    /// [`windlass_model::Kind::AlreadyExists`] (the lease holds what is there); [`windlass_model::Kind::NotFound`] for
+    /// parent or lease; [`windlass_model::Kind::FailedPrecondition`] for a parent that is not committed.
     pub async fn prepare(
         &self,
         key: &str,
@@ -234,10 +254,14 @@ impl Snapshots {
         if key.is_empty() {
             return Err(Error::invalid("a snapshot needs a key"));
         }
-        let key = self.key(key);
-        if self.db().view().has(&SNAPSHOTS, &key)? {
-            return Err(exists(&key));
+        let lease = lease.or(self.lease.as_ref());
+        if let Some(lease) = lease {
+            leases::require(&self.db().view(), self.tenant.namespace(), lease)?;
         }
+        for taken in labels.get(REF).map(String::as_str).into_iter().chain([key]) {
+            self.refuse_existing(taken, lease).await?;
+        }
+        let key = self.key(key);
         let parents = parent.map_or_else(|| Ok(Vec::new()), |parent| self.chain(parent))?;
         let id = self.reserve();
         let (given, chain) = (labels.clone(), parents.clone());
@@ -257,6 +281,24 @@ impl Snapshots {
             self.discard(id).await;
         }
         recorded
+    }
+
+    /// Refuses a name that is taken; the lease holds what is there.
+    async fn refuse_existing(&self, name: &str, lease: Option<&LeaseId>) -> Result<()> {
+        let key = self.key(name);
+        if !self.db().view().has(&SNAPSHOTS, &key)? {
+            return Ok(());
+        }
+        let Some(lease) = lease.cloned() else { return Err(exists(&key)) };
+        // Looked at once more: the collector may have taken it meanwhile.
+        let change = move |tx: &mut Tx<'_>| {
+            let there = tx.has(&SNAPSHOTS, &key)?;
+            if there {
+                leases::add(tx, &key.0, &lease, &Resource::snapshot(&key.1, &key.2))?;
+            }
+            Ok(there.then_some(key))
+        };
+        self.tenant.update(Durability::Crash, change).await?.map_or(Ok(()), |key| Err(exists(&key)))
     }
 
     #[allow(clippy::too_many_arguments, reason = "the columns of one record")]
@@ -284,14 +326,15 @@ impl Snapshots {
             if let Some(lease) = &lease {
                 leases::add(tx, &key.0, lease, &Resource::snapshot(&key.1, &key.2))?;
             }
-            let now = Timestamp::now();
+            let (now, leased) = (Timestamp::now(), lease.is_some());
             let told = Event::SnapshotPrepare {
                 key: key.2.clone(),
                 parent: parent.clone().unwrap_or_default(),
                 snapshotter: key.1.clone(),
             };
             events.after_commit(tx, &key.0, told);
-            insert(tx, &events, &key, SnapshotRecord { id, kind, parent, labels, created_at: now, updated_at: now })
+            let record = SnapshotRecord { id, kind, parent, labels, leased, created_at: now, updated_at: now };
+            insert(tx, &events, &key, record)
         };
         self.tenant.update(Durability::Crash, change).await
     }
@@ -324,9 +367,7 @@ impl Snapshots {
         if name.is_empty() || from == to {
             return Err(Error::invalid("a committed snapshot needs a name that is not its key"));
         }
-        if self.db().view().has(&SNAPSHOTS, &to)? {
-            return Err(exists(&to));
-        }
+        self.refuse_existing(name, self.lease.as_ref()).await?;
         let _turn = self.shared().turn(id).await;
         self.drive(move |driver| {
             driver.commit(id, &parents)?;
@@ -334,12 +375,16 @@ impl Snapshots {
         })
         .await
         .context(|| format!("commit snapshot {key:?}"))?;
-        let events = self.tenant.events().clone();
+        let (events, lease) = (self.tenant.events().clone(), self.lease.clone());
         let change = move |tx: &mut Tx<'_>| {
             let record = tx.find(&SNAPSHOTS, &from)?.filter(|found| found.id == id && found.kind == Kind::Active);
             let mut record = record.ok_or_else(|| missing(&from.2))?;
             if tx.has(&SNAPSHOTS, &to)? {
                 return Err(exists(&to));
+            }
+            if let Some(lease) = &lease {
+                leases::remove(tx, &from.0, lease, &Resource::snapshot(&from.1, &from.2));
+                leases::add(tx, &to.0, lease, &Resource::snapshot(&to.1, &to.2))?;
             }
             delete(tx, &from, &record);
             record.kind = Kind::Committed;
@@ -358,7 +403,7 @@ impl Snapshots {
     /// # Errors
     /// [`windlass_model::Kind::NotFound`]; [`windlass_model::Kind::FailedPrecondition`] where others stand on it.
     pub async fn remove(&self, key: &str) -> Result<()> {
-        let (events, key) = (self.tenant.events().clone(), self.key(key));
+        let (events, key, lease) = (self.tenant.events().clone(), self.key(key), self.lease.clone());
         let record = self.db().view().find(&SNAPSHOTS, &key)?.ok_or_else(|| missing(&key.2))?;
         let id = record.id;
         let durability = if record.kind == Kind::Committed { Durability::Power } else { Durability::Crash };
@@ -371,12 +416,35 @@ impl Snapshots {
                     key.2
                 )));
             }
+            if let Some(lease) = &lease {
+                leases::remove(tx, &key.0, lease, &Resource::snapshot(&key.1, &key.2));
+            }
             remove(tx, &events, &key, &record);
             Ok(())
         };
         self.tenant.update(durability, change).await?;
         self.discard(id).await;
+        // What it stood on may stay for nothing else.
+        self.tenant.core.0.collector.nudge();
         Ok(())
+    }
+
+    /// Removes what the driver could not remove when its time had come.
+    ///
+    /// # Errors
+    /// What the driver answers; the others are removed all the same.
+    pub async fn clean_up(&self) -> Result<()> {
+        let mine = |(driver, _): &&(String, SnapshotId)| driver == self.driver.name();
+        let left: Vec<_> = self.shared().left.lock().iter().filter(mine).cloned().collect();
+        let mut outcome = Ok(());
+        for entry in left {
+            let _turn = self.shared().turn(entry.1).await;
+            match self.drive(move |driver| driver.remove(entry.1)).await {
+                Ok(()) => drop(self.shared().left.lock().remove(&entry)),
+                Err(error) => outcome = Err(error).context(|| format!("remove the files of snapshot {}", entry.1)),
+            }
+        }
+        outcome
     }
 
     /// What is known of a snapshot.
@@ -446,11 +514,13 @@ impl Snapshots {
         chain(&self.db().view(), &self.key(name), name)
     }
 
-    /// Removes the files of a number that has no record (any more). What fails here is removed at the next open.
+    /// Removes the files of a number that has no record (any more). What fails here is tried again by
+    /// [`Snapshots::clean_up`] and at the next open.
     pub(crate) async fn discard(&self, id: SnapshotId) {
         self.shared().usages.lock().remove(&id);
         if let Err(error) = self.drive(move |driver| driver.remove(id)).await {
             tracing::warn!(driver = self.driver.name(), id, %error, "the files of a snapshot could not be removed");
+            self.shared().left.lock().insert((self.driver.name().to_owned(), id));
         }
     }
 
@@ -545,7 +615,8 @@ pub(crate) fn record_committed(
     }
     let now = Timestamp::now();
     let parent = parent.map(str::to_owned);
-    let record = SnapshotRecord { id, kind: Kind::Committed, parent, labels, created_at: now, updated_at: now };
+    let record =
+        SnapshotRecord { id, kind: Kind::Committed, parent, labels, leased: false, created_at: now, updated_at: now };
     insert(tx, events, &key, record)?;
     let told = Event::SnapshotCommit { key: String::new(), name: key.2.clone(), snapshotter: key.1.clone() };
     events.after_commit(tx, namespace, told);

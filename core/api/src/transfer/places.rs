@@ -6,11 +6,11 @@ use containerd_client::types::transfer::{
 };
 use prost_types::Any;
 use windlass_engine::images::Wanted;
+use windlass_engine::snapshots::driver_name;
 use windlass_model::snapshotter::Labels;
 use windlass_model::{Error, Platform, Result};
 
 use crate::streaming::read;
-use crate::words;
 
 /// The driver of a client that names none.
 const DRIVER: &str = "overlay";
@@ -95,7 +95,7 @@ impl Store {
         let unpack = |unpack: types::transfer::UnpackConfiguration| {
             let driver = match unpack.snapshotter.as_str() {
                 "" => DRIVER,
-                other => words::driver(other),
+                other => driver_name(other),
             };
             (unpack.platform.map_or_else(Platform::host, platform), driver.to_owned())
         };

@@ -2,9 +2,12 @@
 
 mod containers;
 mod content;
+mod health;
 mod images;
 mod introspection;
+mod leases;
 mod namespaces;
+mod sandboxes;
 mod snapshots;
 
 use std::collections::HashMap;

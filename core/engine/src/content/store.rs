@@ -246,7 +246,7 @@ impl Store {
     }
 
     /// As [`Store::ingest`], with what clients of the API may leave open. A blob that another namespace has comes without
-    /// a byte sent: its writer is complete. The lease holds the ingest, too, until that is committed or aborted.
+    /// a byte sent, unless the tenant is isolated: its writer is complete. The lease holds the ingest, too, until that is committed or aborted.
     ///
     /// # Errors
     /// As [`Store::ingest`].
@@ -271,7 +271,7 @@ impl Store {
         let store = self.clone();
         crate::blocking(move || {
             let blobs = store.blobs().clone();
-            let shared = match expected {
+            let shared = match expected.filter(|_| !store.tenant.is_isolated()) {
                 Some(digest) => blobs.pin(&digest)?.map(|(pin, size)| (pin, digest, size)),
                 None => None,
             };

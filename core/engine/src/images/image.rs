@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use windlass_model::digest::chain_ids;
 use windlass_model::event::Event;
 use windlass_model::snapshotter::Labels;
-use windlass_model::{Context, Descriptor, Digest, Error, Kind, Namespace, Platform, Result, Timestamp};
+use windlass_model::{Context, Descriptor, Digest, Error, Kind, LeaseId, Namespace, Platform, Result, Timestamp};
 
 use super::artifact;
 use super::manifest::{Document, MAX_CONFIG, MAX_MANIFEST, Manifest, choose};
 use crate::events::Events;
+use crate::leases::{self, Resource};
 use crate::meta::schema::IMAGES;
 use crate::meta::{Durability, Reader, Tx};
 use crate::records::check_labels;
@@ -74,6 +75,7 @@ pub(crate) struct Details(Mutex<HashMap<Digest, Arc<ImageDetail>>>);
 #[derive(Clone)]
 pub struct Images {
     pub(crate) tenant: Tenant,
+    lease: Option<LeaseId>,
 }
 
 impl ImageRecord {
@@ -157,7 +159,12 @@ impl Details {
 
 impl Images {
     pub(crate) fn new(tenant: Tenant) -> Self {
-        Self { tenant }
+        Self { tenant, lease: None }
+    }
+
+    /// The same images; what is written from now on is held by `lease`. Only one that [expires](leases::EXPIRE) needs that.
+    pub fn under(self, lease: Option<LeaseId>) -> Self {
+        Self { lease, ..self }
     }
 
     fn key(&self, name: &str) -> (Namespace, String) {
@@ -181,14 +188,16 @@ impl Images {
     /// Keeps a new record; both of its times become now.
     ///
     /// # Errors
-    /// [`Kind::AlreadyExists`]; [`Kind::InvalidArgument`] for an empty name or labels that are too long.
+    /// [`Kind::AlreadyExists`]; [`Kind::InvalidArgument`] for an empty name or labels that are too long;
+    /// [`Kind::NotFound`] without the lease.
     pub async fn create(&self, record: ImageRecord) -> Result<ImageRecord> {
         check(&record)?;
-        let (key, events) = (self.key(&record.name), self.tenant.events().clone());
+        let (key, events, lease) = (self.key(&record.name), self.tenant.events().clone(), self.lease.clone());
         let change = move |tx: &mut Tx<'_>| {
             if tx.has(&IMAGES, &key)? {
                 return Err(Error::already_exists(format!("image {:?} exists already", key.1)));
             }
+            hold(tx, &key.0, &record, lease.as_ref())?;
             put(tx, &events, &key.0, record)
         };
         self.tenant.update(Durability::Power, change).await
@@ -203,7 +212,7 @@ impl Images {
         name: &str,
         change: impl FnOnce(&mut ImageRecord) -> Result<()> + Send + 'static,
     ) -> Result<ImageRecord> {
-        let (key, events) = (self.key(name), self.tenant.events().clone());
+        let (key, events, lease) = (self.key(name), self.tenant.events().clone(), self.lease.clone());
         let change = move |tx: &mut Tx<'_>| {
             let mut record = tx.find(&IMAGES, &key)?.ok_or_else(|| missing(&key.1))?;
             change(&mut record)?;
@@ -211,6 +220,7 @@ impl Images {
                 return Err(Error::invalid(format!("image {:?} cannot change its name", key.1)));
             }
             check(&record)?;
+            hold(tx, &key.0, &record, lease.as_ref())?;
             put(tx, &events, &key.0, record)
         };
         let record = self.tenant.update(Durability::Power, change).await?;
@@ -236,11 +246,25 @@ impl Images {
     /// # Errors
     /// [`Kind::NotFound`].
     pub async fn delete(&self, name: &str) -> Result<()> {
-        let (key, events) = (self.key(name), self.tenant.events().clone());
+        self.delete_if(name, None).await
+    }
+
+    /// As [`Images::delete`], only if the name points at `target`, where that is given.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], also for a name that points elsewhere.
+    pub async fn delete_if(&self, name: &str, target: Option<Digest>) -> Result<()> {
+        let (key, events, lease) = (self.key(name), self.tenant.events().clone(), self.lease.clone());
         let change = move |tx: &mut Tx<'_>| {
             let record = tx.find(&IMAGES, &key)?.ok_or_else(|| missing(&key.1))?;
-            tx.delete(&IMAGES, &key);
-            events.after_commit(tx, &key.0, Event::ImageDelete { name: key.1.clone() });
+            let found = record.target.digest;
+            if let Some(wanted) = target.filter(|wanted| *wanted != found) {
+                return Err(Error::not_found(format!("image {:?} points at {found}, not at {wanted}", key.1)));
+            }
+            if let Some(lease) = &lease {
+                leases::remove(tx, &key.0, lease, &Resource::image(&key.1));
+            }
+            remove(tx, &events, &key);
             Ok(record)
         };
         let record = self.tenant.update(Durability::Power, change).await?;
@@ -293,6 +317,20 @@ fn check(record: &ImageRecord) -> Result<()> {
         return Err(Error::invalid("an image needs a name"));
     }
     check_labels(&record.labels)
+}
+
+/// Lets the lease hold an image that would otherwise go when it expires.
+fn hold(tx: &mut Tx<'_>, namespace: &Namespace, record: &ImageRecord, lease: Option<&LeaseId>) -> Result<()> {
+    match lease.filter(|_| record.labels.contains_key(leases::EXPIRE)) {
+        Some(lease) => leases::add(tx, namespace, lease, &Resource::image(&record.name)),
+        None => Ok(()),
+    }
+}
+
+/// Inside a larger batch: forgets a name.
+pub(crate) fn remove(tx: &mut Tx<'_>, events: &Events, key: &(Namespace, String)) {
+    tx.delete(&IMAGES, key);
+    events.after_commit(tx, &key.0, Event::ImageDelete { name: key.1.clone() });
 }
 
 /// Inside a larger batch: creates or replaces an image record; the time of creation of an existing one stays.

@@ -13,7 +13,7 @@ mod unpack;
 mod verify;
 
 pub use archive::{ExportRequest, ImportRequest, Wanted};
-pub(crate) use image::{Details, put};
+pub(crate) use image::{Details, put, remove};
 pub use image::{ImageDetail, ImageRecord, Images};
 pub use manifest::{Document, MAX_CONFIG, MAX_MANIFEST, Manifest, choose};
 pub use progress::{Progress, Reporter};

@@ -9,7 +9,7 @@
 //!
 //! A closure that fails leaves nothing behind. One that was queued runs even if its caller no longer waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use windlass_model::{Context, Error, Result};
 
+use super::changes::Changes;
 use super::queue::{Lane, Queue};
 use super::rocks::{OlderLogs, Rocks, rocks_error};
 use super::table::Each;
@@ -76,6 +77,7 @@ pub struct Tx<'a> {
     group: &'a Writes,
     own: Writes,
     after: Vec<After>,
+    changes: &'a mut Changes,
 }
 
 /// New values by key; `None` is a deletion.
@@ -118,7 +120,13 @@ impl Db {
         let queue = Arc::new(Queue::new());
         let (to_sync, pending) = mpsc::unbounded_channel();
         let syncer = Syncer { rocks: rocks.clone(), older, counters: counters.clone(), pending };
-        let writer = Writer { rocks: rocks.clone(), counters: counters.clone(), queue: queue.clone(), to_sync };
+        let writer = Writer {
+            rocks: rocks.clone(),
+            counters: counters.clone(),
+            queue: queue.clone(),
+            to_sync,
+            changes: Changes::default(),
+        };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(run).context(|| format!("start thread {name}"))
         };
@@ -248,22 +256,24 @@ struct Writer {
     counters: Arc<Counters>,
     queue: Arc<Queue<Queued>>,
     to_sync: mpsc::UnboundedSender<Vec<Pending>>,
+    changes: Changes,
 }
 
 impl Writer {
-    fn run(self) {
+    fn run(mut self) {
         while let Some(taken) = self.queue.take(GROUP) {
             self.counters.updates.fetch_add(taken.len() as u64, Ordering::Relaxed);
             let mut group = Group::default();
             for (durability, change) in taken {
-                group.add(&self.rocks, durability, change);
+                group.add(&self.rocks, &mut self.changes, durability, change);
             }
             self.write(group);
         }
     }
 
     /// Writes the group as one batch; answers those who asked for [`Durability::Crash`], passes on the others.
-    fn write(&self, group: Group) {
+    fn write(&mut self, group: Group) {
+        self.changes.note(group.writes.keys());
         let written = if group.writes.is_empty() { Ok(()) } else { self.write_batch(&group.writes) };
         let mut pending = Vec::new();
         for Member { durability, after, answer, good } in group.members {
@@ -308,8 +318,8 @@ struct Member {
 }
 
 impl Group {
-    fn add(&mut self, rocks: &Rocks, durability: Durability, change: Change) {
-        let mut tx = Tx { rocks, group: &self.writes, own: Writes::new(), after: Vec::new() };
+    fn add(&mut self, rocks: &Rocks, changes: &mut Changes, durability: Durability, change: Change) {
+        let mut tx = Tx { rocks, group: &self.writes, own: Writes::new(), after: Vec::new(), changes };
         let (answer, good) = change(&mut tx);
         let Tx { own, mut after, .. } = tx;
         if good {
@@ -378,6 +388,25 @@ impl Tx<'_> {
     /// Deletes the record under `key`, if there is one.
     pub fn delete<K: Key, V>(&mut self, table: &Table<K, V>, key: &K) {
         self.own.insert(table.key(key), None);
+    }
+
+    /// Keeps the keys of all writes from now on; a [`Db::view`] taken after this shows no less than what is not kept. There
+    /// is one watcher.
+    pub(crate) fn watch_changes(&mut self) {
+        self.changes.begin();
+    }
+
+    /// The keys written since [`Tx::watch_changes`] or the last call, up to the transactions before this one; `None` where
+    /// there were too many.
+    pub(crate) fn changes(&mut self) -> Option<BTreeSet<Vec<u8>>> {
+        let mut keys = self.changes.take()?;
+        keys.extend(self.group.keys().cloned());
+        Some(keys)
+    }
+
+    /// Ends the watch.
+    pub(crate) fn forget_changes(&mut self) {
+        self.changes.end();
     }
 
     /// Does `act` once the transaction is as durable as asked, before its caller is told; never if it fails. `act` runs

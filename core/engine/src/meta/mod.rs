@@ -1,5 +1,6 @@
 //! The records: typed tables in RocksDB, written by one thread in groups, read by anyone.
 
+mod changes;
 mod db;
 mod migrate;
 mod queue;

@@ -48,11 +48,24 @@ pub trait Reader {
     /// All records whose key starts with the components of `prefix` (`&()` for the whole table), in order.
     fn scan<K: Key, V: DeserializeOwned>(&self, table: &Table<K, V>, prefix: &impl Key) -> Result<Vec<(K, V)>> {
         let mut found = Vec::new();
-        self.range(&table.key_of(prefix), &mut |key, value| {
-            found.push((table.decode_key(key)?, table.value(value)?));
-            Ok(true)
+        self.each(table, prefix, &mut |key, value| {
+            found.push((key, value));
+            Ok(())
         })?;
         Ok(found)
+    }
+
+    /// As [`Reader::scan`], one after the other: for tables that need not be in memory as a whole.
+    fn each<K: Key, V: DeserializeOwned>(
+        &self,
+        table: &Table<K, V>,
+        prefix: &impl Key,
+        visit: &mut dyn FnMut(K, V) -> Result<()>,
+    ) -> Result<()> {
+        self.range(&table.key_of(prefix), &mut |key, value| {
+            visit(table.decode_key(key)?, table.value(value)?)?;
+            Ok(true)
+        })
     }
 
     /// The keys of all records whose key starts with the components of `prefix`, in order.
@@ -98,6 +111,11 @@ impl<K, V> Table<K, V> {
 impl<K: Key, V> Table<K, V> {
     pub(super) fn key(&self, key: &K) -> Vec<u8> {
         self.key_of(key)
+    }
+
+    /// The key that these stored bytes are, if they are one of this table.
+    pub(crate) fn key_from(&self, bytes: &[u8]) -> Option<K> {
+        if bytes.first() == Some(&self.tag) { self.decode_key(bytes).ok() } else { None }
     }
 
     pub(super) fn decode_key(&self, mut bytes: &[u8]) -> Result<K> {
