@@ -14,7 +14,7 @@ pub mod containers;
 pub mod content;
 mod core;
 pub mod events;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gc;
 pub mod images;
