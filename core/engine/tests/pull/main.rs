@@ -3,6 +3,7 @@
 
 mod faults;
 mod image;
+mod push;
 mod real;
 mod registry;
 mod straight;

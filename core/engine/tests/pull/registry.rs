@@ -27,6 +27,10 @@ pub enum Fault {
     Short(usize),
     /// The answer comes late.
     Slow(Duration),
+    /// The connection ends without an answer, and of what was sent only so many bytes are kept.
+    Lost(usize),
+    /// An upload is forgotten.
+    Forgotten,
 }
 
 /// Who may come in.
@@ -56,6 +60,12 @@ struct State {
     door: Option<Door>,
     seen: Vec<Seen>,
     redirect: Option<String>,
+    /// Uploads under way, by their number.
+    uploads: HashMap<String, Vec<u8>>,
+    /// Repositories from which blobs are mounted.
+    mountable: Vec<String>,
+    /// Blobs that are in the repository that is pushed to.
+    visible: std::collections::HashSet<String>,
 }
 
 #[derive(Clone)]
@@ -117,6 +127,29 @@ impl Registry {
         self.state.lock().unwrap().redirect = Some(host.into());
     }
 
+    /// Lets blobs be mounted from a repository.
+    pub fn mountable(&self, repository: &str) {
+        self.state.lock().unwrap().mountable.push(repository.into());
+    }
+
+    /// What was pushed under a tag or digest.
+    pub fn manifest(&self, name: &str) -> Option<Vec<u8>> {
+        self.state.lock().unwrap().manifests.get(name).map(|(_, bytes)| bytes.clone())
+    }
+
+    pub fn blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.state.lock().unwrap().blobs.get(&digest.to_string()).cloned()
+    }
+
+    /// Uploads that are neither ended nor given up.
+    pub fn open_uploads(&self) -> usize {
+        self.state.lock().unwrap().uploads.len()
+    }
+
+    pub fn count(&self, method: &str, word: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.method == method && seen.path.contains(word)).count()
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.state.lock().unwrap().seen.clone()
     }
@@ -139,10 +172,10 @@ impl Registry {
         let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
         let mut body = vec![0; length];
         std::io::Read::read_exact(&mut reader, &mut body)?;
-        let body = String::from_utf8_lossy(&body).into_owned();
-        let seen = Seen { method, path, headers, body };
+        let text = String::from_utf8_lossy(&body[..body.len().min(4096)]).into_owned();
+        let seen = Seen { method, path, headers, body: text };
         self.state.lock().unwrap().seen.push(seen.clone());
-        self.respond(stream, &seen)
+        self.respond(stream, &seen, body)
     }
 
     fn take_fault(&self, path: &str) -> Option<Fault> {
@@ -152,7 +185,7 @@ impl Registry {
         Some(fault.1.clone())
     }
 
-    fn respond(&self, stream: &TcpStream, seen: &Seen) -> std::io::Result<bool> {
+    fn respond(&self, stream: &TcpStream, seen: &Seen, body: Vec<u8>) -> std::io::Result<bool> {
         let fault = self.take_fault(&seen.path);
         let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
         let state = self.state.lock().unwrap();
@@ -193,9 +226,15 @@ impl Registry {
                 seen,
             );
         }
+        if path.contains("/blobs/uploads/") || seen.method == "PUT" {
+            drop(state);
+            return self.take(stream, seen, body, fault);
+        }
         let last = path.rsplit('/').next().unwrap_or_default();
         let found = if path.contains("/blobs/") {
-            state.blobs.get(last).map(|bytes| ("application/octet-stream".to_owned(), bytes.clone()))
+            // Where blobs can be mounted, those of other repositories are not in this one.
+            let here = state.mountable.is_empty() || state.visible.contains(last) || seen.method != "HEAD";
+            state.blobs.get(last).filter(|_| here).map(|bytes| ("application/octet-stream".to_owned(), bytes.clone()))
         } else {
             state.manifests.get(last).cloned()
         };
@@ -259,6 +298,85 @@ impl Registry {
             _ => {}
         }
         send(stream, status, &head, &bytes, seen)
+    }
+}
+
+impl Registry {
+    /// The part that takes pushes.
+    fn take(&self, stream: &TcpStream, seen: &Seen, body: Vec<u8>, fault: Option<Fault>) -> std::io::Result<bool> {
+        let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+        let last = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let asked = |key: &str| {
+            let pair = query.split('&').find_map(|pair| pair.strip_prefix(&format!("{key}=")));
+            pair.map(|value| value.replace("%3A", ":").replace("%2F", "/"))
+        };
+        let mut state = self.state.lock().unwrap();
+        match fault {
+            Some(Fault::Status(status, header)) => {
+                let header: Vec<_> = header.into_iter().collect();
+                return send(stream, status, &header, b"", seen);
+            }
+            Some(Fault::Lost(kept)) => {
+                if let Some(upload) = state.uploads.get_mut(&last) {
+                    upload.extend_from_slice(&body[..kept.min(body.len())]);
+                }
+                return Ok(false);
+            }
+            Some(Fault::Forgotten) => drop(state.uploads.remove(&last)),
+            _ => {}
+        }
+        if !path.contains("/blobs/uploads/") {
+            let digest = Digest::of(&body).to_string();
+            let media_type = seen.headers.get("content-type").cloned().unwrap_or_default();
+            for name in [last, digest.clone()] {
+                state.manifests.insert(name, (media_type.clone(), body.clone()));
+            }
+            return send(stream, 201, &[("Docker-Content-Digest", digest)], b"", seen);
+        }
+        let place = |number: &str| format!("{}/{number}?state=x", path.trim_end_matches(number).trim_end_matches('/'));
+        let range = |length: usize| format!("0-{}", length.saturating_sub(1));
+        match seen.method.as_str() {
+            "POST" => {
+                if let (Some(digest), Some(from)) = (asked("mount"), asked("from"))
+                    && state.mountable.contains(&from)
+                    && state.blobs.contains_key(&digest)
+                {
+                    state.visible.insert(digest);
+                    return send(stream, 201, &[], b"", seen);
+                }
+                let number = format!("u{}", state.seen.len());
+                state.uploads.insert(number.clone(), Vec::new());
+                send(stream, 202, &[("Location", place(&number))], b"", seen)
+            }
+            "DELETE" => {
+                let known = state.uploads.remove(&last).is_some();
+                send(stream, if known { 204 } else { 404 }, &[], b"", seen)
+            }
+            method => {
+                let Some(upload) = state.uploads.get_mut(&last) else { return send(stream, 404, &[], b"", seen) };
+                if let Some(content) = seen.headers.get("content-range")
+                    && content.split('-').next() != Some(&upload.len().to_string())
+                {
+                    return send(stream, 416, &[("Range", range(upload.len()))], b"", seen);
+                }
+                upload.extend_from_slice(&body);
+                let length = upload.len();
+                if method != "PUT" {
+                    let status = if method == "GET" { 204 } else { 202 };
+                    let head = [("Location", place(&last)), ("Range", range(length))];
+                    return send(stream, status, &head, b"", seen);
+                }
+                let bytes = state.uploads.remove(&last).unwrap_or_default();
+                let digest = Digest::of(&bytes).to_string();
+                if asked("digest") != Some(digest.clone()) {
+                    let told = b"{\"errors\":[{\"code\":\"DIGEST_INVALID\",\"message\":\"no\"}]}";
+                    return send(stream, 400, &[], told, seen);
+                }
+                state.blobs.insert(digest.clone(), bytes);
+                state.visible.insert(digest.clone());
+                send(stream, 201, &[("Docker-Content-Digest", digest)], b"", seen)
+            }
+        }
     }
 }
 
