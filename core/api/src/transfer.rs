@@ -24,6 +24,7 @@ use windlass_engine::{Core, Tenant};
 use windlass_model::{Error, Kind, LeaseId, Platform, Reference, Result};
 
 use self::places::{Archive, Place, Store};
+use crate::access::Access;
 use crate::codes::status;
 use crate::served::transfer_server::{Transfer, TransferServer};
 use crate::streaming::{Streams, bytes};
@@ -40,6 +41,8 @@ struct Job {
     streams: Streams,
     lease: Option<LeaseId>,
     reporter: Reporter,
+    /// Whether the client is locked into its namespace.
+    isolated: bool,
     /// Cancelled when the client goes away.
     stop: tokio_util::sync::CancellationToken,
 }
@@ -52,6 +55,7 @@ pub(crate) fn service(core: Core, streams: Streams) -> TransferServer<impl Trans
 impl Transfer for Service {
     async fn transfer(&self, request: Request<TransferRequest>) -> std::result::Result<Response<()>, Status> {
         let (tenant, lease) = (tenant::of(&self.core, &request)?, tenant::lease(&request)?);
+        let isolated = Access::of(&request).isolates();
         let asked = request.into_inner();
         let source = Place::read(&words::required(asked.source, "source")?).map_err(status)?;
         let destination = Place::read(&words::required(asked.destination, "destination")?).map_err(status)?;
@@ -62,7 +66,7 @@ impl Transfer for Service {
         };
         let stop = tokio_util::sync::CancellationToken::new();
         let _given_up = stop.clone().drop_guard();
-        let job = Job { tenant, streams: self.streams.clone(), lease, reporter, stop };
+        let job = Job { tenant, streams: self.streams.clone(), lease, reporter, isolated, stop };
         let done = job.run(source, destination).await;
         if let Some(told) = told {
             told.finish().await;
@@ -118,7 +122,7 @@ impl Job {
             reporter: self.reporter.clone(),
             stop: self.stop.clone(),
         };
-        self.tenant.images().import(request, bytes::receive(stream)).await.map(drop)
+        self.tenant.images().import(request, bytes::receive(stream, self.stop.clone())).await.map(drop)
     }
 
     async fn export(&self, store: Store, archive: Archive) -> Result<()> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use windlass_model::snapshotter::{LayerTarget, Whiteouts};
 
+use crate::images::archive;
 use crate::layer::{self, Limits};
 use crate::registry;
 
@@ -25,6 +26,19 @@ pub fn hosts(text: &str) {
     let _ = registry::hosts::parse(text, Path::new("/nowhere"), "registry.example:5000");
 }
 
+/// Reads the documents of an archive, and what its names lead to.
+pub fn archive(bytes: &[u8]) {
+    let _ = archive::index(bytes);
+    for image in archive::docker(bytes).unwrap_or_default() {
+        let _ = archive::plain(image.config.as_bytes());
+    }
+    let (path, target) = bytes.split_at(bytes.len() / 2);
+    if let Ok(path) = archive::plain(path) {
+        let leads_out = |plain: String| plain.split('/').any(|part| part == "..");
+        assert!(!archive::link(&path, target).is_ok_and(leads_out));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +50,6 @@ mod tests {
         layer(b"no tar", folder.path());
         challenges("Bearer realm=\"x\"");
         hosts("[host.\"http://127.0.0.1\"]");
+        archive(b"[{\"Config\":\"../c\",\"Layers\":[]}]");
     }
 }

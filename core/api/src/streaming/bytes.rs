@@ -7,7 +7,8 @@ use std::io::{self, Read, Write};
 
 use containerd_client::types::transfer::{Data, WindowUpdate};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use windlass_model::{Error, Kind, Result};
 
 use super::{Stream, read};
@@ -31,12 +32,14 @@ pub(crate) struct Writer {
     pieces: mpsc::Sender<Vec<u8>>,
 }
 
-/// The bytes that a client sends over `stream`.
-pub(crate) fn receive(stream: Stream) -> Reader {
+/// The bytes that a client sends over `stream`, until `stop` says that nobody wants them any more.
+pub(crate) fn receive(stream: Stream, stop: CancellationToken) -> Reader {
     let (sender, pieces) = mpsc::channel(PIECES);
     // It ends with the client's last byte, or when the reader is dropped.
     tokio::spawn(async move {
-        if let Err(error) = pump_in(stream, &sender).await {
+        let given_up = || Err(Error::new(Kind::Canceled, "the transfer was given up"));
+        let pumped = stop.run_until_cancelled(pump_in(stream, &sender)).await;
+        if let Err(error) = pumped.unwrap_or_else(given_up) {
             let _ = sender.send(Err(error)).await;
         }
     });
@@ -67,10 +70,10 @@ async fn pump_in(mut stream: Stream, sender: &mpsc::Sender<Result<Vec<u8>>>) -> 
     }
 }
 
-/// A way to send bytes over `stream`, and the task that ends when the client got them all.
-pub(crate) fn send(stream: Stream) -> (Writer, JoinHandle<Result<()>>) {
+/// A way to send bytes over `stream`, and the task that ends when the client got them all; dropped, it fails the writer.
+pub(crate) fn send(stream: Stream) -> (Writer, AbortOnDropHandle<Result<()>>) {
     let (sender, pieces) = mpsc::channel(PIECES);
-    (Writer { pieces: sender }, tokio::spawn(pump_out(stream, pieces)))
+    (Writer { pieces: sender }, AbortOnDropHandle::new(tokio::spawn(pump_out(stream, pieces))))
 }
 
 async fn pump_out(mut stream: Stream, mut pieces: mpsc::Receiver<Vec<u8>>) -> Result<()> {

@@ -29,6 +29,10 @@ impl Job {
             other => return Err(Error::invalid(format!("a registry is spoken to by http or https, not {other:?}"))),
         };
         let config_path = Some(PathBuf::from(&resolver.host_dir)).filter(|path| !path.as_os_str().is_empty());
+        if self.isolated && config_path.is_some() {
+            // Files of this machine are not for it to choose.
+            return Err(Error::new(Kind::PermissionDenied, "this socket takes no folder of registry hosts"));
+        }
         let auth = match resolver.auth_stream.as_str() {
             "" => None,
             id => self.ask(id, &registry.reference).await?,

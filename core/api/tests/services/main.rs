@@ -9,6 +9,7 @@ mod leases;
 mod namespaces;
 mod sandboxes;
 mod snapshots;
+mod transfer;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -18,7 +18,7 @@ mod record;
 mod tests;
 
 pub use export::ExportRequest;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use format::{docker, index, link, plain};
 pub use import::ImportRequest;
 pub use names::Wanted;
