@@ -43,7 +43,7 @@ impl Server {
         let config = request.config.ok_or_else(|| wrong("config", "is missing"))?;
         let runtime = self.config.runtimes.get(&pod.handler).cloned().unwrap_or_default();
         let plan = plan(&config, &pod.config, &runtime)?;
-        self.selinux.check(labels::asker(&config).options)?;
+        self.selinux.check(labels::asker(&config, &pod.namespaces()).options)?;
         if let Some(asked) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
             check_machine(asked, "linux.resources", host())?;
         }

@@ -12,17 +12,16 @@ use crate::selinux::{Asker, Labels, relabel, relabel_shared};
 /// The host's own `/dev/shm`, which keeps its label.
 const HOSTS_SHM: &str = "/dev/shm";
 
-/// What a container asks of SELinux.
-pub(super) fn asker(config: &v1::ContainerConfig) -> Asker<'_> {
-    use v1::NamespaceMode::Node;
-    let Some(context) = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()) else {
-        return Asker::default();
-    };
-    let shared = context.namespace_options.as_ref();
+/// What a container asks of SELinux whose pod shares namespaces as `shared` says.
+pub(super) fn asker<'a>(config: &'a v1::ContainerConfig, shared: &v1::NamespaceOption) -> Asker<'a> {
+    use v1::NamespaceMode::{Node, Pod};
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let own = context.and_then(|context| context.namespace_options.as_ref()).unwrap_or(shared);
+    let pid = if own.pid() == Pod { shared.pid() } else { own.pid() };
     Asker {
-        options: context.selinux_options.as_ref(),
-        privileged: context.privileged,
-        host: shared.is_some_and(|options| options.pid() == Node || options.ipc() == Node),
+        options: context.and_then(|context| context.selinux_options.as_ref()),
+        privileged: context.is_some_and(|context| context.privileged),
+        host: pid == Node || shared.ipc() == Node,
     }
 }
 
@@ -115,8 +114,14 @@ mod tests {
             let linux = v1::LinuxContainerConfig { security_context: Some(context), ..Default::default() };
             v1::ContainerConfig { linux: Some(linux), ..Default::default() }
         };
-        assert!(asker(&options(v1::NamespaceMode::Node)).host);
-        assert!(!asker(&options(v1::NamespaceMode::Container)).host);
-        assert!(!asker(&v1::ContainerConfig::default()).host);
+        let plain = v1::NamespaceOption::default();
+        let host_pid = v1::NamespaceOption { pid: v1::NamespaceMode::Node as i32, ..Default::default() };
+        let host_ipc = v1::NamespaceOption { ipc: v1::NamespaceMode::Node as i32, ..Default::default() };
+        assert!(asker(&options(v1::NamespaceMode::Node), &plain).host);
+        assert!(!asker(&options(v1::NamespaceMode::Container), &host_pid).host);
+        assert!(asker(&options(v1::NamespaceMode::Pod), &host_pid).host);
+        assert!(asker(&options(v1::NamespaceMode::Container), &host_ipc).host);
+        assert!(asker(&v1::ContainerConfig::default(), &host_pid).host);
+        assert!(!asker(&v1::ContainerConfig::default(), &plain).host);
     }
 }

@@ -95,7 +95,9 @@ impl Server {
             image_volumes: order.image_volumes.clone(),
             adjustment: String::new(),
             devices: order.devices.clone(),
-            selinux: self.selinux.of_container(labels::asker(&order.config), order.pod.selinux.as_ref())?,
+            selinux: self
+                .selinux
+                .of_container(labels::asker(&order.config, &order.pod.namespaces()), order.pod.selinux.as_ref())?,
             user: User::default(),
             stop_signal: asked.or(image).unwrap_or(signal::TERM),
             handler: order.pod.handler.clone(),
