@@ -6,6 +6,7 @@
 mod answer;
 mod capabilities;
 mod causes;
+mod confinement;
 pub mod console;
 mod corrections;
 mod devices;
@@ -15,6 +16,7 @@ mod label;
 mod limits;
 mod program;
 pub mod runtime;
+mod seccomp;
 mod shortcut;
 
 use std::ffi::OsString;
@@ -29,6 +31,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::process;
+use windlass_wire::words;
 
 use crate::bundle::Bundle;
 use crate::stdio::Ends;
@@ -70,6 +73,8 @@ pub enum Verb {
 pub struct Caller {
     /// This program, through a mount that cannot be written.
     program: OwnedFd,
+    /// The daemon's folder for compiled seccomp profiles.
+    cache: Option<PathBuf>,
 }
 
 /// A call under way.
@@ -104,7 +109,8 @@ impl Caller {
     /// # Errors
     /// Where the kernel refuses.
     pub fn new() -> Result<Self> {
-        Ok(Self { program: process::sealed_program(Path::new("/proc/self/exe"))? })
+        let cache = std::env::var_os(words::ENV_SECCOMP_CACHE).map(PathBuf::from).filter(|folder| folder.is_absolute());
+        Ok(Self { program: process::sealed_program(Path::new("/proc/self/exe"))?, cache })
     }
 
     /// The sealed handle.
@@ -178,6 +184,9 @@ impl Caller {
         command.args([SUBCOMMAND, verb.name(), "--id", &bundle.id, "--answer", &theirs.as_raw_fd().to_string()]);
         command.arg("--root").arg(&bundle.state).arg("--bundle").arg(&bundle.path);
         command.arg("--cgroup").arg(&bundle.cgroup);
+        if let Some(cache) = &self.cache {
+            command.arg("--cache").arg(cache);
+        }
         match verb {
             Verb::Exec { process, pid, birth, .. } => {
                 command.arg("--process").arg(process);

@@ -12,6 +12,8 @@ pub const NAMESPACE_HEADER: &str = "containerd-namespace-ttrpc";
 pub const ENV_TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 /// Environment of a shim: the socket where the daemon serves gRPC.
 pub const ENV_GRPC_ADDRESS: &str = "GRPC_ADDRESS";
+/// Environment of our shim: the folder where the shims of a daemon share compiled seccomp profiles.
+pub const ENV_SECCOMP_CACHE: &str = "WINDLASS_SECCOMP_CACHE";
 /// Environment of a shim: the namespace of its tasks.
 pub const ENV_NAMESPACE: &str = "NAMESPACE";
 

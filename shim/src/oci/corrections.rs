@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_wire::words;
 
+use super::confinement;
+
 /// A bundle whose specification is the corrected one until this is dropped.
 #[derive(Debug)]
 pub struct Corrected {
@@ -23,10 +25,13 @@ pub struct Corrected {
 /// The file systems that each mount makes anew, and that can have a label.
 const LABELLED: [&str; 2] = ["tmpfs", "devpts"];
 
-/// Sets everything right; false where nothing was to be.
-pub fn correct(spec: &mut Value) -> bool {
+/// Sets everything right, and takes out what is `confined` by this runtime; false where nothing was to be.
+pub fn correct(spec: &mut Value, confined: bool) -> bool {
+    if confined {
+        confinement::take_out(spec);
+    }
     let exchanged = exchange(spec);
-    place_label(spec) || exchanged
+    place_label(spec) || exchanged || confined
 }
 
 /// Exchanges the two operands of each masked comparison; false where there is none.
@@ -64,12 +69,12 @@ impl Corrected {
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] where the specification is none; otherwise where it cannot be written.
-    pub fn take(bundle: &Path) -> Result<Option<Self>> {
+    pub fn take(bundle: &Path, confined: bool) -> Result<Option<Self>> {
         let file = bundle.join(words::SPEC_FILE);
         let original = fs::read(&file).context(|| format!("read {}", file.display()))?;
         let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
         let mut spec: Value = serde_json::from_slice(&original).map_err(refuse)?;
-        if !correct(&mut spec) {
+        if !correct(&mut spec, confined) {
             return Ok(None);
         }
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;
@@ -106,7 +111,7 @@ mod tests {
         let mount = |kind: &str, options: Value| json!({"destination": "/a", "type": kind, "options": options});
         let mut spec = json!({"linux": {"mountLabel": "u:r:t:s0:c1,c2"}, "mounts": [mount("proc", json!([])),
             mount("tmpfs", json!(["nosuid"])), mount("devpts", Value::Null), mount("mqueue", json!([])), {}]});
-        assert!(correct(&mut spec) && !correct(&mut spec.clone()));
+        assert!(correct(&mut spec, false) && !correct(&mut spec.clone(), false));
         let label = "context=u:r:t:s0:c1,c2";
         assert_eq!(
             spec,

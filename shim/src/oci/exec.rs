@@ -9,8 +9,7 @@
 //! the child takes no descriptor of the host along but its standard ones.
 
 mod inside;
-mod plan;
-mod seccomp;
+pub mod plan;
 
 use std::fs::File;
 use std::io::Read;
@@ -26,9 +25,9 @@ use windlass_sys::cgroup::Layout;
 use windlass_sys::enter::{self, Namespaces};
 use windlass_sys::{fs, process};
 
+use super::seccomp::Filter;
 use super::{answer, label};
 use plan::{Limit, Plan};
-use seccomp::Filter;
 
 /// The longest reason that is read, in bytes.
 const REASON: u64 = 4096;
@@ -60,6 +59,8 @@ pub struct Target<'a> {
     pub bundle: &'a Path,
     /// The folder with its state.
     pub state: &'a Path,
+    /// The daemon's folder for compiled seccomp profiles.
+    pub cache: Option<&'a Path>,
     /// Its cgroup, as its specification names it.
     pub cgroup: &'a str,
     /// Its first process.
@@ -118,7 +119,7 @@ fn pack(target: &Target<'_>, file: &Path) -> Result<Parcel> {
         return Err(Error::precondition(format!("the container's first process {} has ended", target.pid)));
     }
     let namespaces = Namespaces::foreign(target.pid).map_err(|error| ended(error, target))?;
-    let filter = plan.filtered.then(|| Filter::of(target.bundle, target.state)).transpose()?;
+    let filter = plan.filtered.then(|| Filter::of(target.bundle, target.state, target.cache)).transpose()?;
     let root =
         (!namespaces.has_mount()).then(|| fs::open_folder(&Path::new("/proc").join(format!("{}/root", target.pid))));
     let console = target.console.map(|path| {

@@ -26,17 +26,18 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Opens what the specification in `bundle` joins; nothing where it asks for no user namespace.
+    /// Opens what the specification in `bundle` joins; nothing where it asks for no user namespace. What is `confined` by this
+    /// runtime is left out.
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] where the specification is none; otherwise where a namespace cannot be opened.
-    pub fn take(bundle: &Path) -> Result<Option<Self>> {
+    pub fn take(bundle: &Path, confined: bool) -> Result<Option<Self>> {
         let file = bundle.join(words::SPEC_FILE);
         let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
         let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
         let mut spec: Value = serde_json::from_slice(&bytes).map_err(refuse)?;
         let Some(namespaces) = rewrite(&mut spec, bundle)? else { return Ok(None) };
-        corrections::correct(&mut spec);
+        corrections::correct(&mut spec, confined);
         let folder = bundle.join(FOLDER);
         fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use windlass_model::environment::decode;
 use windlass_model::{Error, Kind, Result};
 
+use super::confinement::Confinement;
 use super::label;
 
 /// The most that is read of a container's `/etc/passwd`, in bytes.
@@ -22,12 +24,17 @@ const PASSWD_LIMIT: u64 = 1 << 20;
 pub type Variable = Vec<u8>;
 
 /// The program of a container, as libcontainer is to start it.
-#[derive(Clone, Copy, Debug)]
-pub struct Program;
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// What it is put under here; nothing where libcontainer does that.
+    pub confinement: Option<Arc<Confinement>>,
+}
 
 impl Executor for Program {
     fn validate(&self, spec: &Spec) -> std::result::Result<(), ExecutorValidationError> {
         let refuse = |error: Error| ExecutorValidationError::ArgValidationError(error.to_string());
+        // The last moment before the process waits for its start, and where libcontainer would have done it by now.
+        self.confinement.as_ref().map_or(Ok(()), |confinement| confinement.enter()).map_err(refuse)?;
         let (args, env) = words(spec).map_err(refuse)?;
         let first = args.first().ok_or_else(|| refuse(Error::invalid("process.args is empty")))?;
         // libcontainer has done the same for AppArmor.

@@ -7,6 +7,7 @@
 use std::error::Error as StdError;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcgroups::common::{CgroupConfig, CgroupManager, create_cgroup_manager};
 use libcontainer::container::Container;
@@ -19,6 +20,7 @@ use windlass_sys::process;
 use windlass_wire::words;
 
 use super::causes::Causes;
+use super::confinement::Confinement;
 use super::corrections::Corrected;
 use super::exec::{self, Target};
 use super::joined::Joined;
@@ -44,6 +46,7 @@ struct Options {
     pid: u32,
     birth: u64,
     resources: Option<PathBuf>,
+    cache: Option<PathBuf>,
 }
 
 /// Does what the arguments after `oci` ask, and answers on the descriptor that they name.
@@ -84,6 +87,7 @@ impl Options {
                 Some("--bundle") => options.bundle = text(arguments.next())?.into(),
                 Some("--console") => options.console = Some(text(arguments.next())?.into()),
                 Some("--process") => options.process = Some(text(arguments.next())?.into()),
+                Some("--cache") => options.cache = Some(text(arguments.next())?.into()),
                 Some("--resources") => options.resources = Some(text(arguments.next())?.into()),
                 Some("--answer") => options.answer = number(arguments.next())?,
                 Some("--pid") => options.pid = number(arguments.next())?,
@@ -100,10 +104,10 @@ impl Options {
         [Some(&*self.root), Some(&*self.bundle), console].into_iter().flatten().collect()
     }
 
-    fn builder(&self) -> Result<ContainerBuilder> {
+    fn builder(&self, program: Program) -> Result<ContainerBuilder> {
         ContainerBuilder::new(self.id.clone(), SyscallType::default())
             .with_console_socket(self.console.clone())
-            .with_executor(Program)
+            .with_executor(program)
             .with_root_path(&self.root)
             .map_err(refused)
     }
@@ -111,18 +115,20 @@ impl Options {
 
 fn create(options: &Options) -> Result<u32> {
     let layout = Layout::detect()?;
+    let confinement = Confinement::of(&options.bundle, options.cache.as_deref())?;
+    let confined = confinement.is_some();
     let mut shortcut = None;
     if !layout.is_v2() {
         // Also for hierarchies that libcontainer does not know.
         layout.create(&options.cgroup)?;
-        shortcut = Shortcut::take(&layout, &options.bundle, &options.cgroup, &options.paths())?;
+        shortcut = Shortcut::take(&layout, &options.bundle, &options.cgroup, &options.paths(), confined)?;
     }
-    let joined = if shortcut.is_none() { Joined::take(&options.bundle)? } else { None };
+    let joined = if shortcut.is_none() { Joined::take(&options.bundle, confined)? } else { None };
     let bundle = shortcut.as_ref().map(|shortcut| &shortcut.bundle);
     let bundle = bundle.or(joined.as_ref().map(|joined| &joined.bundle));
-    let corrected = if bundle.is_none() { Corrected::take(&options.bundle)? } else { None };
+    let corrected = if bundle.is_none() { Corrected::take(&options.bundle, confined)? } else { None };
     let container = options
-        .builder()?
+        .builder(Program { confinement: confinement.map(Arc::new) })?
         .as_init(bundle.unwrap_or(&options.bundle))
         .with_systemd(options.systemd)
         .with_no_pivot(options.no_pivot)
@@ -148,6 +154,7 @@ fn execute(options: &Options) -> Result<u32> {
     let target = Target {
         bundle: &options.bundle,
         state: &options.root.join(&options.id),
+        cache: options.cache.as_deref(),
         cgroup: &options.cgroup,
         pid: options.pid,
         birth: options.birth,

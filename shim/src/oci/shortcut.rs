@@ -50,11 +50,17 @@ pub struct Shortcut {
 
 impl Shortcut {
     /// Prepares a creation, with this process in `cgroup` from now on; nothing where the container must be made in
-    /// libcontainer's own way. Besides the bundle it is to find `others`.
+    /// libcontainer's own way. Besides the bundle it is to find `others`; what is `confined` by this runtime is left out.
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] where the specification is none; otherwise where the kernel refuses.
-    pub fn take(layout: &Layout, bundle: &Path, cgroup: &str, others: &[&Path]) -> Result<Option<Self>> {
+    pub fn take(
+        layout: &Layout,
+        bundle: &Path,
+        cgroup: &str,
+        others: &[&Path],
+        confined: bool,
+    ) -> Result<Option<Self>> {
         let file = bundle.join(words::SPEC_FILE);
         let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
         let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
@@ -66,7 +72,7 @@ impl Shortcut {
         let mounts = File::open("/proc/self/ns/mnt").context(|| "open the mount namespace".into())?;
         let needed = joined_paths(&spec);
         let resources = rewrite(&mut spec, bundle, mounts.as_raw_fd());
-        corrections::correct(&mut spec);
+        corrections::correct(&mut spec, confined);
         let folder = bundle.join(FOLDER);
         fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;

@@ -90,6 +90,11 @@ impl Bundle {
         &self.0
     }
 
+    /// `<state>/seccomp`, where shims share compiled seccomp profiles; they make it.
+    pub(super) fn seccomp_cache(&self) -> Option<PathBuf> {
+        self.0.ancestors().nth(3).map(|state| state.join("seccomp"))
+    }
+
     pub(super) fn rootfs(&self) -> PathBuf {
         self.0.join(words::ROOTFS_DIR)
     }

@@ -110,6 +110,7 @@ impl Launcher {
             .env(words::ENV_TTRPC_ADDRESS, &self.config.events_address)
             .env(words::ENV_GRPC_ADDRESS, &self.config.api_address)
             .env(words::ENV_NAMESPACE, self.namespace.as_str())
+            .envs(self.bundle.seccomp_cache().map(|folder| (words::ENV_SECCOMP_CACHE, folder)))
             .env("MAX_SHIM_VERSION", "3")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

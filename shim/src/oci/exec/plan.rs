@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::enter::Scheduling;
 use windlass_wire::words;
 
-use super::seccomp::Profile;
 use crate::oci::capabilities::{self, Capabilities};
 use crate::oci::program::{self, Variable};
 
@@ -24,7 +24,7 @@ struct Spec {
 /// The same file, for its filter.
 #[derive(Debug, Deserialize)]
 struct FilterSpec {
-    linux: Linux<Profile>,
+    linux: Linux<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -227,7 +227,7 @@ impl Plan {
 ///
 /// # Errors
 /// As [`Plan::read`].
-pub fn profile(bundle: &Path) -> Result<Profile> {
+pub fn profile(bundle: &Path) -> Result<Value> {
     let spec: FilterSpec = read(&bundle.join(words::SPEC_FILE))?;
     spec.linux.seccomp.ok_or_else(|| Error::invalid("the container has no seccomp profile"))
 }

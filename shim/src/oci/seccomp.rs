@@ -1,7 +1,10 @@
 //! A container's seccomp profile as a program for the kernel.
 //!
-//! Compiling one takes longer than everything else that an exec does, so the program is kept beside the container's state,
-//! where only the host's root can write.
+//! Compiling one takes longer than everything else that an exec does and a third of what a container's start takes, so
+//! programs are kept: in a folder of the daemon's for all containers, and beside the container's state, where only the
+//! host's root can write.
+
+mod cache;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -9,10 +12,13 @@ use std::path::Path;
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use serde::Deserialize;
+use serde_json::Value;
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_sys::enter::{FILTER_LOG, FILTER_NEW_LISTENER, FILTER_SPEC_ALLOW, FILTER_WAIT_KILLABLE, filter_calls};
 
-use super::plan;
+use cache::Place;
+
+use super::exec::plan;
 
 /// The file in a container's state: four bytes with the flags in the machine's order, then the program.
 const FILE: &str = "seccomp.bpf";
@@ -22,7 +28,7 @@ const DEFAULT_ERRNO: u32 = 1;
 /// A profile of the OCI specification.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Profile {
+struct Profile {
     default_action: String,
     default_errno_ret: Option<u32>,
     #[serde(default)]
@@ -54,28 +60,54 @@ struct Argument {
 }
 
 /// A profile that can be loaded.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     flags: u32,
     program: Vec<u8>,
 }
 
 impl Filter {
-    /// The filter of the container in `bundle` whose state is in the folder `state`.
+    /// The filter of the container in `bundle` whose state is in the folder `state`; `cache` is the daemon's folder.
     ///
     /// # Errors
-    /// [`Kind::InvalidArgument`] where the profile is none.
-    pub fn of(bundle: &Path, state: &Path) -> Result<Self> {
+    /// [`Kind::InvalidArgument`] where the profile is none, [`Kind::Unimplemented`] for one with a supervisor.
+    pub fn of(bundle: &Path, state: &Path, cache: Option<&Path>) -> Result<Self> {
         let file = state.join(FILE);
-        if let Ok(bytes) = fs::read(&file)
-            && let Some((flags, program)) = bytes.split_first_chunk::<4>()
-        {
-            return Ok(Self { flags: u32::from_ne_bytes(*flags), program: program.to_vec() });
+        if let Some(filter) = fs::read(&file).ok().and_then(|bytes| Self::parse(&bytes)) {
+            return Ok(filter);
         }
-        let filter = plan::profile(bundle)?.compile()?;
-        let bytes = [&filter.flags.to_ne_bytes()[..], &filter.program[..]].concat();
-        windlass_sys::fs::write_atomic(&file, &bytes)?;
+        let filter = Self::compiled(&plan::profile(bundle)?, cache)?;
+        windlass_sys::fs::write_atomic(&file, &filter.bytes())?;
         Ok(filter)
+    }
+
+    /// The filter of a profile, from `cache` where it is there.
+    ///
+    /// # Errors
+    /// As [`Filter::of`].
+    pub fn compiled(profile: &Value, cache: Option<&Path>) -> Result<Self> {
+        let place = cache.map(|folder| Place::of(folder, profile.to_string().as_bytes()));
+        if let Some(filter) = place.as_ref().and_then(Place::find) {
+            return Ok(filter);
+        }
+        let parsed = Profile::deserialize(profile)
+            .map_err(|error| Error::with_source(Kind::InvalidArgument, "the seccomp profile", error))?;
+        let filter = parsed.compile()?;
+        if let Some(place) = place {
+            place.keep(&filter);
+        }
+        Ok(filter)
+    }
+
+    /// Flags, then the program.
+    fn bytes(&self) -> Vec<u8> {
+        [&self.flags.to_ne_bytes()[..], &self.program[..]].concat()
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (flags, program) = bytes.split_first_chunk::<4>()?;
+        let whole = !program.is_empty() && program.len().is_multiple_of(8);
+        whole.then(|| Self { flags: u32::from_ne_bytes(*flags), program: program.to_vec() })
     }
 
     /// Puts this process under it.
@@ -101,7 +133,7 @@ impl Profile {
         for rule in &self.syscalls {
             let action = action(&rule.action, rule.errno_ret)?;
             if action == ScmpAction::Notify {
-                return Err(Error::unimplemented("an exec in a container whose seccomp profile has a supervisor"));
+                return Err(Error::unimplemented("a seccomp profile with a supervisor"));
             }
             if action != default {
                 rule.add(&mut filter, action)?;
@@ -195,7 +227,7 @@ fn refused(error: libseccomp::error::SeccompError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn compile(profile: Value) -> Result<Filter> {
         serde_json::from_value::<Profile>(profile).unwrap().compile()
