@@ -54,6 +54,8 @@ pub struct Setup {
     pub pause: String,
     /// Words before the daemon's own command, such as `strace -D -f …`.
     pub wrap: Vec<String>,
+    /// Lines added to the `[cri]` of windlassd's configuration.
+    pub more_cri: String,
     /// Lines added to the end of the configuration.
     pub more_config: String,
 }
@@ -113,6 +115,7 @@ impl Setup {
         if !self.default_handler.is_empty() {
             let _ = writeln!(text, "default_runtime = {:?}", self.default_handler);
         }
+        let _ = writeln!(text, "{}", self.more_cri);
         let _ = writeln!(text, "[cri.cni]\nconf_dir = {:?}\nbin_dirs = [{:?}]", self.cni_conf, self.cni_bin);
         let _ = writeln!(text, "[cri.runtimes.windlass]");
         for (name, binary) in &self.handlers {

@@ -11,6 +11,7 @@ pub mod cri;
 pub mod ctr;
 pub mod daemon;
 pub mod edge;
+pub mod flood;
 pub mod http;
 pub mod image;
 pub mod kernel;
@@ -22,6 +23,7 @@ pub mod registry;
 pub mod secure;
 pub mod spdy;
 pub mod systemd;
+pub mod tenant;
 pub mod trouble;
 
 pub use anyhow::{Context, Result, anyhow, bail, ensure};

@@ -11,6 +11,7 @@ use prost::bytes::{Buf, BufMut};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
@@ -27,7 +28,11 @@ pub struct Bytes(pub Vec<u8>);
 
 /// A caller of any method.
 #[derive(Clone, Debug)]
-pub struct Newer(Channel);
+pub struct Newer {
+    channel: Channel,
+    /// Named in every call's header.
+    namespace: Option<MetadataValue<Ascii>>,
+}
 
 /// Carries bytes as they are.
 #[derive(Clone, Copy, Debug)]
@@ -360,7 +365,12 @@ impl Bytes {
 impl Newer {
     /// Calls over a connection.
     pub fn new(channel: Channel) -> Self {
-        Self(channel)
+        Self { channel, namespace: None }
+    }
+
+    /// Calls of one tenant over a connection; `None`: the header is not there.
+    pub fn of(channel: Channel, namespace: Option<&'static str>) -> Self {
+        Self { channel, namespace: namespace.map(MetadataValue::from_static) }
     }
 
     /// One call of a unary method, in bytes.
@@ -407,7 +417,10 @@ impl Newer {
         let path = path.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut request = Request::new(request);
         request.set_timeout(Duration::from_secs(120));
-        Ok((Grpc::new(self.0.clone()).max_decoding_message_size(16 << 20), request, path))
+        if let Some(namespace) = &self.namespace {
+            request.metadata_mut().insert("containerd-namespace", namespace.clone());
+        }
+        Ok((Grpc::new(self.channel.clone()).max_decoding_message_size(16 << 20), request, path))
     }
 }
 

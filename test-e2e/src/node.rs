@@ -31,6 +31,8 @@ pub struct Plan {
     pub default_handler: String,
     /// Words before the daemon's command; they may hold `{dir}`, and `{tag}`, its last part.
     pub wrap: Vec<String>,
+    /// Lines of windlassd's `[cri]`; they may hold `{dir}`.
+    pub more_cri: String,
     /// Lines at the end of the configuration.
     pub more_config: String,
 }
@@ -73,6 +75,7 @@ impl Default for Plan {
             handlers: empty(),
             default_handler: asked::handler().map(|(name, _)| name).unwrap_or_default(),
             wrap: Vec::new(),
+            more_cri: String::new(),
             more_config: String::new(),
         }
     }
@@ -130,6 +133,7 @@ impl Node {
             cgroup_driver: CgroupDriver::of_environment(),
             pause,
             wrap: plan.wrap.iter().map(here).collect(),
+            more_cri: here(&plan.more_cri),
             more_config: here(&plan.more_config),
         };
         setup.write_config()?;

@@ -158,6 +158,13 @@ async fn namespaces_share_the_file_but_not_the_record() {
     lying.size += 1;
     assert_eq!(other.content().adopt(&lying, None).await.unwrap_err().kind(), Kind::FailedPrecondition);
     assert!(other.content().adopt(&expecting(b"unknown"), None).await.unwrap_err().is_not_found());
+    // Who is isolated cannot have it by its digest alone.
+    let isolated = other.clone().isolated();
+    assert!(isolated.content().adopt(&expecting(b"hello"), None).await.unwrap_err().is_not_found());
+    let asked = WriteRequest { reference: "guess".into(), total: 5, expected: Some(Digest::of(b"hello")), lease: None };
+    let mut guess = isolated.content().writer(asked).await.unwrap();
+    assert_eq!(guess.offset(), 0);
+    guess.abort().await.unwrap();
     assert_eq!(other.content().adopt(&expecting(b"hello"), None).await.unwrap().size, 5);
     tenant.content().delete(&digest).await.unwrap();
     assert_eq!(other.content().read(&digest, 10).await.unwrap(), b"hello");
