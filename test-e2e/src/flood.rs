@@ -40,8 +40,14 @@ pub struct Done {
 }
 
 impl Flood {
-    /// Begins with `writers` that write as fast as they can and `streams` that nobody reads.
-    pub async fn begin(socket: &Path, namespace: &'static str, writers: usize, streams: usize) -> Result<Self> {
+    /// Begins with `writers` of blobs and `publishers` of events, as fast as they can, and as many of
+    /// `streams` that nobody reads as it is given.
+    pub async fn begin(
+        socket: &Path,
+        namespace: &'static str,
+        (writers, publishers): (usize, usize),
+        streams: usize,
+    ) -> Result<Self> {
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS {
             clients.push(Tenant::connect(socket, Some(namespace)).await?);
@@ -63,7 +69,7 @@ impl Flood {
                 std::future::pending::<()>().await;
             });
         }
-        for (number, client) in (0..writers).zip(clients.iter().cycle()) {
+        for (number, client) in (0..writers + publishers).zip(clients.iter().cycle()) {
             let (client, stop) = (client.clone(), flood.stop.clone());
             let (done, refused) = (flood.done.clone(), flood.refused.clone());
             flood.workers.spawn(async move {
@@ -71,7 +77,7 @@ impl Flood {
                 while !stop.load(Ordering::Relaxed) {
                     round += 1;
                     let text = format!("{number} {round} of {namespace}");
-                    let good = if number % 2 == 0 {
+                    let good = if number < writers {
                         write(&client, namespace, text).await
                     } else {
                         publish(&client, text).await

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use windlass_test_e2e::flood::Flood;
-use windlass_test_e2e::{Node, cri, patient};
+use windlass_test_e2e::{Node, cri, number, patient};
 
 /// How long each of some calls of the CRI takes: a container made, looked at, and removed.
 async fn calls(node: &Node, image: &str, rounds: usize) -> Result<Vec<Duration>> {
@@ -37,8 +37,11 @@ async fn a_tenants_flood_does_not_starve_the_cri() -> Result<()> {
     }
     let image = node.busybox().await?;
     let quiet = calls(&node, &image, 60).await?;
-    let flood = Flood::begin(&node.setup.socket, "flood", 64, 1000).await?;
-    ensure!(flood.streams == 1000, "{} streams were opened", flood.streams);
+    let flood =
+        Flood::begin(&node.setup.socket, "flood", (number("FLOOD_WRITERS", 32), number("FLOOD_PUBLISHERS", 32)), 1000)
+            .await?;
+    // Each event is work for each listener, so there is an end to them.
+    ensure!((1..1000).contains(&flood.streams), "{} of 1000 listeners were taken", flood.streams);
     let loud = calls(&node, &image, 60).await?;
     let done = flood.end().await;
     for (what, took) in [("quiet", &quiet), ("in the flood", &loud)] {
@@ -47,7 +50,7 @@ async fn a_tenants_flood_does_not_starve_the_cri() -> Result<()> {
     println!("{done:?}");
     ensure!(done.writes > 100, "the flood is not served at all: {done:?}");
     // Both share two processors with the flood's own client, so this says only that nobody waits for the whole queue.
-    let limit = percentile(&quiet, 95) * 10 + patient(Duration::from_millis(250));
+    let limit = percentile(&quiet, 95) * 10 + patient(Duration::from_millis(500));
     ensure!(percentile(&loud, 95) < limit, "{:?} instead of {:?}", percentile(&loud, 95), percentile(&quiet, 95));
     node.cri.remove_everything().await?;
     node.mark().await;

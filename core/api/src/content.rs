@@ -21,6 +21,7 @@ use windlass_engine::content::{Info, IngestStatus};
 use windlass_model::filter::label;
 use windlass_model::{Error, Kind};
 
+use crate::access::Limits;
 use crate::codes::status;
 use crate::served::content_server::{Content, ContentServer};
 use crate::{mask, tenant, words};
@@ -115,8 +116,10 @@ impl Content for Service {
         &self,
         request: Request<tonic::Streaming<WriteContentRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
-        let (store, lease) = (tenant::of(&self.core, &request)?.content(), tenant::lease(&request)?);
-        Ok(Response::new(Box::pin(write::run(request.into_inner(), store, lease))))
+        let (tenant, lease) = (tenant::of(&self.core, &request)?, tenant::lease(&request)?);
+        let limits = request.extensions().get::<Limits>().cloned();
+        let turns = limits.map(|limits| (limits, tenant.namespace().to_string()));
+        Ok(Response::new(Box::pin(write::run(request.into_inner(), tenant.content(), lease, turns))))
     }
 
     async fn update(&self, request: Request<UpdateRequest>) -> Result<Response<UpdateResponse>, Status> {

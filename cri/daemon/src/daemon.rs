@@ -166,6 +166,7 @@ fn server_config(config: &Config) -> Result<ServerConfig> {
         default_runtime: cri.default_runtime.clone(),
         runtimes: cri.runtimes.iter().map(runtime).collect(),
         pinned_images: cri.pinned_images.clone(),
+        share_images: cri.share_images.clone(),
         nri: cri.nri.clone(),
         cni_conf_dir: cri.cni_conf_dir.clone(),
         cni_bin_dirs: cri.cni_bin_dirs.clone(),

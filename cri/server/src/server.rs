@@ -11,7 +11,7 @@ use windlass_cri_api::v1::runtime_service_server::{RuntimeService, RuntimeServic
 use windlass_cri_api::{MAX_MESSAGE, v1};
 use windlass_engine::Tenant;
 use windlass_engine::events::Receiver;
-use windlass_model::{Error, Result};
+use windlass_model::{Error, Namespace, Result};
 
 use crate::announce::{EventStream, Listeners};
 use crate::calls::Calls;
@@ -77,6 +77,8 @@ pub struct ServerConfig {
     pub selinux: bool,
     /// The images that the kubelet must not remove: references, `beginning*` or `*part*`.
     pub pinned_images: Vec<String>,
+    /// The namespaces whose images may be used as if they were here.
+    pub share_images: Vec<Namespace>,
     /// Plugins of the Node Resource Interface; `None`: none.
     pub nri: Option<NriConfig>,
     /// Where exec, attach and port-forward are served.

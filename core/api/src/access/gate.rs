@@ -69,6 +69,7 @@ impl Gate {
             request.headers_mut().insert(NAMESPACE, value);
         }
         request.extensions_mut().insert(self.access.clone());
+        request.extensions_mut().insert(self.limits.clone());
         Ok((rule, namespace))
     }
 }
@@ -130,7 +131,7 @@ where
             Ok(match takes {
                 Takes::Short => response,
                 // The place goes with the end of the stream.
-                Takes::Long => response.map(|body| {
+                Takes::Long | Takes::Listens => response.map(|body| {
                     Body::new(body.map_frame(move |frame| {
                         let _held = &place;
                         frame

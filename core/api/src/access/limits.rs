@@ -1,7 +1,8 @@
 //! How much one tenant may ask for at the same time, so that a flood of one is no famine of the others.
 //!
 //! Short calls of a namespace beyond [`AT_ONCE`] wait their turn, and beyond [`WAITING`] are refused. Long ones (waits and
-//! streams) hold nothing but a place while nothing happens, and beyond [`LONG`] are refused.
+//! streams) hold nothing but a place while nothing happens, and beyond [`LONG`] are refused; those that want a blob synced
+//! wait their turn for that ([`COMMITS`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +14,16 @@ use tonic::Status;
 use super::table::Takes;
 
 /// How many short calls of one namespace are worked on at the same time.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 16;
 /// How many more of them may wait.
 const WAITING: usize = 1024;
 /// How many long calls of one namespace there may be.
 const LONG: usize = 4096;
+
+/// How many listeners to events one namespace may have: each event is shown to each of them.
+const LISTENERS: usize = 64;
+/// How many blobs of one namespace are synced at the same time.
+const COMMITS: usize = 4;
 
 /// The limits of all namespaces of a daemon; clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -28,11 +34,13 @@ struct Lane {
     short: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     long: Arc<Semaphore>,
+    listeners: Arc<Semaphore>,
+    commits: Arc<Semaphore>,
 }
 
 /// A place; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     limits: Limits,
     name: String,
     lane: Option<Arc<Lane>>,
@@ -42,11 +50,26 @@ pub(super) struct Place {
 impl Default for Lane {
     fn default() -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
-        Self { short: places(AT_ONCE), waiting: places(WAITING), long: places(LONG) }
+        Self {
+            short: places(AT_ONCE),
+            waiting: places(WAITING),
+            long: places(LONG),
+            listeners: places(LISTENERS),
+            commits: places(COMMITS),
+        }
     }
 }
 
 impl Limits {
+    /// A turn to have a blob of the namespace `name` synced. Cancel safe.
+    pub(crate) async fn commit(&self, name: &str) -> Place {
+        let lane = self.0.lock().entry(name.to_owned()).or_default().clone();
+        let mut place = Place { limits: self.clone(), name: name.to_owned(), lane: Some(lane.clone()), permit: None };
+        // The semaphore is never closed.
+        place.permit = lane.commits.clone().acquire_owned().await.ok();
+        place
+    }
+
     /// A place for a call of the namespace `name`. Cancel safe.
     ///
     /// # Errors
@@ -59,6 +82,7 @@ impl Limits {
         };
         let permit = match takes {
             Takes::Long => lane.long.clone().try_acquire_owned().map_err(|_| full("streams and waits", LONG))?,
+            Takes::Listens => lane.listeners.clone().try_acquire_owned().map_err(|_| full("listeners", LISTENERS))?,
             Takes::Short => match lane.short.clone().try_acquire_owned() {
                 Ok(permit) => permit,
                 Err(_) => {
@@ -116,6 +140,24 @@ mod tests {
             call.await.expect("joined").expect("its turn");
         }
         assert!(limits.0.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn few_blobs_of_one_namespace_are_synced_at_once() {
+        let limits = Limits::default();
+        let mut held = Vec::new();
+        for _ in 0..COMMITS {
+            held.push(limits.commit("flood").await);
+        }
+        let late = tokio::spawn({
+            let limits = limits.clone();
+            async move { drop(limits.commit("flood").await) }
+        });
+        tokio::task::yield_now().await;
+        assert!(!late.is_finished());
+        drop(limits.commit("other").await);
+        held.pop();
+        late.await.expect("joined");
     }
 
     #[tokio::test]

@@ -33,11 +33,13 @@ pub(super) enum Takes {
     Short,
     /// It waits for something, or carries a stream.
     Long,
+    /// It listens to events: each of them is work for each listener.
+    Listens,
 }
 
 use About::{All, Named};
 use Does::{Read, Write};
-use Takes::{Long, Short};
+use Takes::{Listens, Long, Short};
 
 type Service = (&'static str, About, &'static [(&'static str, Does, Takes)]);
 
@@ -151,7 +153,7 @@ const SERVICES: &[Service] = &[
         ],
     ),
     ("containerd.services.events.v1.Events", Named, &[("Publish", Write, Short)]),
-    ("containerd.services.events.v1.Events", All, &[("Forward", Write, Short), ("Subscribe", Read, Long)]),
+    ("containerd.services.events.v1.Events", All, &[("Forward", Write, Short), ("Subscribe", Read, Listens)]),
     ("containerd.services.streaming.v1.Streaming", Named, &[("Stream", Write, Long)]),
     ("containerd.services.transfer.v1.Transfer", Named, &[("Transfer", Write, Long)]),
     (

@@ -11,6 +11,7 @@ use tonic::{Status, Streaming};
 use windlass_engine::content::{Store, WriteRequest, Writer};
 use windlass_model::{Digest, Error, LeaseId};
 
+use crate::access::Limits;
 use crate::codes::status;
 use crate::words;
 
@@ -22,6 +23,8 @@ struct Session {
     writer: Option<Writer>,
     total: u64,
     expected: Option<Digest>,
+    /// Whose commits it takes turns with; `None` where the request came through no gate.
+    turns: Option<(Limits, String)>,
 }
 
 /// Answers each message of the client.
@@ -29,8 +32,9 @@ pub(super) fn run(
     messages: Streaming<WriteContentRequest>,
     store: Store,
     lease: Option<LeaseId>,
+    turns: Option<(Limits, String)>,
 ) -> impl Stream<Item = Result<WriteContentResponse, Status>> {
-    let session = Session { store, lease, writer: None, total: 0, expected: None };
+    let session = Session { store, lease, writer: None, total: 0, expected: None, turns };
     futures::stream::try_unfold(Some((messages, session)), |state| async {
         let Some((mut messages, mut session)) = state else { return Ok(None) };
         let Some(message) = messages.message().await? else { return Ok(None) };
@@ -80,8 +84,15 @@ impl Session {
         if action == WriteAction::Commit {
             let (size, expected) = (Some(self.total).filter(|total| *total > 0), self.expected);
             let labels = message.labels.into_iter().collect();
+            let turn = match &self.turns {
+                Some((limits, name)) => Some(limits.commit(name).await),
+                None => None,
+            };
             // Runs to its end even if the client goes away.
-            let commit = tokio::spawn(async move { writer.commit_new(size, expected.as_ref(), labels).await });
+            let commit = tokio::spawn(async move {
+                let _turn = turn;
+                writer.commit_new(size, expected.as_ref(), labels).await
+            });
             let committed = commit.await.map_err(|error| Status::internal(error.to_string()))?;
             answer.digest = committed.map_err(status)?.to_string();
         } else {

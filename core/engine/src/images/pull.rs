@@ -90,6 +90,8 @@ struct Pull {
     tenant: Tenant,
     request: PullRequest,
     session: Arc<Session>,
+    /// The namespace that has the image already, and what it is there.
+    from: Option<(Tenant, Descriptor)>,
     /// Holds what was there already.
     lease: LeaseId,
     /// Stops the other layers when one fails.
@@ -124,10 +126,24 @@ impl Images {
     /// disk) and [`Kind::Unavailable`] as the registry answers; [`Kind::DataLoss`] for bytes that are not what their digest
     /// or size says; [`Kind::InvalidArgument`] for a layer that is none; [`Kind::DeadlineExceeded`] without progress.
     pub async fn pull(&self, request: PullRequest) -> Result<Pulled> {
+        self.get_from(None, request).await
+    }
+
+    /// Takes an image over from another namespace as if it had been pulled: its blobs become this namespace's, too, its
+    /// layers are unpacked for it, and nothing that happens over there takes them away. Only what the other has lost is
+    /// fetched.
+    ///
+    /// # Errors
+    /// As [`Images::pull`].
+    pub async fn take_over(&self, from: &Tenant, target: &Descriptor, request: PullRequest) -> Result<Pulled> {
+        self.get_from(Some((from.clone(), target.clone())), request).await
+    }
+
+    async fn get_from(&self, from: Option<(Tenant, Descriptor)>, request: PullRequest) -> Result<Pulled> {
         let span = tracing::info_span!("pull", image = %request.reference);
         let tenant = self.tenant.clone();
         let reference = request.reference.to_string();
-        let pulling = tokio::spawn(async move { Pull::start(tenant, request).await }.instrument(span));
+        let pulling = tokio::spawn(async move { Pull::start(tenant, from, request).await }.instrument(span));
         let pulled = pulling.await.map_err(|error| Error::with_source(Kind::Internal, "the pull broke off", error))?;
         pulled.context(|| format!("pull {reference}"))
     }
@@ -165,14 +181,14 @@ impl Images {
 }
 
 impl Pull {
-    async fn start(tenant: Tenant, mut request: PullRequest) -> Result<Pulled> {
+    async fn start(tenant: Tenant, from: Option<(Tenant, Descriptor)>, mut request: PullRequest) -> Result<Pulled> {
         if let Some(driver) = &request.unpack {
             tenant.core.driver(driver)?;
         }
         let session = tenant.core.0.registry.session(&request.reference, std::mem::take(&mut request.access)).await?;
         let lease = format!("pull-{}", uuid::Uuid::new_v4()).parse()?;
         let (session, stop) = (Arc::new(session), request.stop.child_token());
-        Self { tenant, request, session, lease, stop, hopeless: Arc::default() }.run().await
+        Self { tenant, request, session, from, lease, stop, hopeless: Arc::default() }.run().await
     }
 
     async fn run(self) -> Result<Pulled> {

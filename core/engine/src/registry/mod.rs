@@ -26,6 +26,7 @@ use windlass_model::reference::Reference;
 pub(crate) use client::Session;
 pub(crate) use fetch::BlobStream;
 pub(crate) use push::{Pushed, Upload};
+pub(crate) use resolve::Resolved;
 
 /// Where the registry configuration lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -85,7 +85,7 @@ impl Server {
     /// Looks the image up and checks what only it can answer.
     async fn order(&self, pod: Arc<Pod>, config: v1::ContainerConfig, plan: Plan) -> Result<Order> {
         let found = match self.find_image(&plan.image).await? {
-            Some(found) => found,
+            Some(found) => self.own_image(found).await?,
             None => return Err(Error::not_found(format!("image {:?} is not here", plan.image))),
         };
         let image = found.detail;

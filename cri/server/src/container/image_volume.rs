@@ -102,6 +102,7 @@ impl Server {
             let found = self.find_image(&image.image).await?.ok_or_else(|| {
                 Error::not_found(format!("{FAILED}: mounts[{at}].image: image {:?} is not here", image.image))
             })?;
+            let found = self.own_image(found).await?;
             volumes.push(ImageVolume {
                 mount: at,
                 image_id: found.detail.id.to_string(),

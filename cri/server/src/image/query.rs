@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 use windlass_cri_api::v1;
-use windlass_engine::images::{ImageDetail, ImageRecord};
+use windlass_engine::Tenant;
+use windlass_engine::images::{ImageDetail, ImageRecord, Naming, PullRequest};
 use windlass_model::{Digest, Error, Reference, Result};
 
 use super::Pins;
@@ -22,13 +23,16 @@ pub(crate) struct Found {
     pub(crate) detail: Arc<ImageDetail>,
     /// It was named by its id.
     pub(crate) by_id: bool,
+    /// The other tenant whose image it is; `None`: it is the CRI's own.
+    pub(crate) lender: Option<Tenant>,
 }
 
 /// One image with everything that names it.
-#[derive(Debug)]
 pub(super) struct Group {
     pub(super) detail: Arc<ImageDetail>,
     pub(super) records: Vec<ImageRecord>,
+    /// Other tenants that have it, too, and what they call it.
+    pub(super) lent: Vec<(Tenant, ImageRecord)>,
 }
 
 impl Server {
@@ -68,7 +72,6 @@ impl Server {
         if text.is_empty() {
             return Err(Error::invalid("image.image is empty"));
         }
-        let images = self.tenant.images();
         let bare = text.strip_prefix("sha256:").unwrap_or(text);
         let is_digits = bare.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         let mut names = Vec::new();
@@ -80,14 +83,18 @@ impl Server {
             let reference = reference.digest().map(|digest| reference.with_digest(digest)).unwrap_or(reference);
             names.push((reference.to_string(), false));
         }
-        for (name, by_id) in names {
-            match images.get(&name).await {
-                Ok(record) => {
-                    let detail = images.describe(&record).await?;
-                    return Ok(Some(Found { record, detail, by_id }));
+        for owner in self.image_owners() {
+            let images = owner.images();
+            for (name, by_id) in &names {
+                match images.get(name).await {
+                    Ok(record) => {
+                        let detail = images.describe(&record).await?;
+                        let lender = (owner.namespace() != self.tenant.namespace()).then(|| owner.clone());
+                        return Ok(Some(Found { record, detail, by_id: *by_id, lender }));
+                    }
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
                 }
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
             }
         }
         if !is_digits || bare.len() < SHORTEST_PREFIX {
@@ -98,30 +105,71 @@ impl Server {
         match (matches.next(), matches.next()) {
             (Some(_), Some(_)) => Err(Error::invalid(format!("image id {text:?} is ambiguous"))),
             (Some(mut one), None) => {
-                Ok(one.records.pop().map(|record| Found { record, detail: one.detail, by_id: true }))
+                let own = one.records.pop().map(|record| (None, record));
+                let lent = || one.lent.pop().map(|(lender, record)| (Some(lender), record));
+                let found = own.or_else(lent);
+                Ok(found.map(|(lender, record)| Found { record, detail: one.detail, by_id: true, lender }))
             }
             _ => Ok(None),
         }
     }
 
+    /// The tenant itself, and those whose images it may use.
+    fn image_owners(&self) -> impl Iterator<Item = Tenant> + use<> {
+        let core = self.tenant.core().clone();
+        let lenders = self.config.share_images.clone().into_iter().map(move |name| core.tenant(name));
+        std::iter::once(self.tenant.clone()).chain(lenders)
+    }
+
+    /// The image that was found, as the CRI's own: one of another tenant is taken over, without a byte fetched, so that
+    /// what runs from it does not depend on what the other does.
+    ///
+    /// # Errors
+    /// [`windlass_model::Kind::InvalidArgument`] where the other's name for it is none that the CRI could have.
+    pub(crate) async fn own_image(&self, found: Found) -> Result<Found> {
+        let Some(lender) = found.lender else { return Ok(found) };
+        let reference: Reference = found.record.name.parse()?;
+        let request = PullRequest {
+            unpack: Some(self.config.snapshotter.clone()),
+            naming: Naming::Cri,
+            ..PullRequest::new(reference)
+        };
+        let (images, target) = (self.tenant.images(), found.record.target.clone());
+        let taking = async move { images.take_over(&lender, &target, request).await.map(drop) };
+        self.verbs.join(format!("share/{}", found.detail.id), "take over", taking).await?;
+        let record = self.tenant.images().get(&found.detail.id.to_string()).await?;
+        Ok(Found { record, lender: None, ..found })
+    }
+
     /// All images by their ids. A record whose content is not whole is left out: it cannot be run.
     pub(super) async fn image_groups(&self) -> Result<Vec<Group>> {
-        let images = self.tenant.images();
         let mut described = Vec::new();
-        for record in images.list().await? {
-            match images.describe(&record).await {
-                Ok(detail) => described.push((record, detail)),
-                Err(error) => tracing::debug!(image = record.name, %error, "cannot be described"),
+        for owner in self.image_owners() {
+            let images = owner.images();
+            for record in images.list().await? {
+                match images.describe(&record).await {
+                    Ok(detail) => described.push((owner.clone(), record, detail)),
+                    Err(error) => tracing::debug!(image = record.name, %error, "cannot be described"),
+                }
             }
         }
-        Ok(group(described))
+        let own = self.tenant.namespace();
+        Ok(group(described.into_iter().map(|(owner, record, detail)| {
+            let lender = (owner.namespace() != own).then_some(owner);
+            (lender, record, detail)
+        })))
     }
 }
 
-fn group(described: Vec<(ImageRecord, Arc<ImageDetail>)>) -> Vec<Group> {
+fn group(described: impl IntoIterator<Item = (Option<Tenant>, ImageRecord, Arc<ImageDetail>)>) -> Vec<Group> {
     let mut groups: BTreeMap<Digest, Group> = BTreeMap::new();
-    for (record, detail) in described {
-        groups.entry(detail.id).or_insert_with(|| Group { detail, records: Vec::new() }).records.push(record);
+    for (lender, record, detail) in described {
+        let empty = || Group { detail: detail.clone(), records: Vec::new(), lent: Vec::new() };
+        let group = groups.entry(detail.id).or_insert_with(empty);
+        match lender {
+            None => group.records.push(record),
+            Some(lender) => group.lent.push((lender, record)),
+        }
     }
     groups.into_values().collect()
 }
@@ -129,7 +177,10 @@ fn group(described: Vec<(ImageRecord, Arc<ImageDetail>)>) -> Vec<Group> {
 /// An image in the CRI's words.
 fn image(group: &Group, pins: &Pins) -> v1::Image {
     let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
-    for record in &group.records {
+    let lent = group.lent.iter().map(|(_, record)| record);
+    let names: BTreeMap<&str, &ImageRecord> =
+        group.records.iter().chain(lent).map(|record| (record.name.as_str(), record)).collect();
+    for record in names.into_values() {
         // The record under the image's id is no name that a registry knows.
         if record.name.starts_with("sha256:") {
             continue;
@@ -156,7 +207,8 @@ fn image(group: &Group, pins: &Pins) -> v1::Image {
         size: group.detail.size,
         uid,
         username,
-        pinned: group.records.iter().any(|record| pins.hold(record)),
+        // What is only another's cannot be removed here.
+        pinned: group.records.is_empty() || group.records.iter().any(|record| pins.hold(record)),
     }
 }
 
@@ -223,11 +275,11 @@ mod tests {
         let id = one.id.to_string();
         let digest = format!("docker.io/library/a@{}", Digest::of(b"manifest"));
         let groups = group(vec![
-            (record("docker.io/library/a:1"), one.clone()),
-            (record("docker.io/library/b:2"), two),
-            (record("quay.io/a/a:2"), one.clone()),
-            (record(&digest), one.clone()),
-            (record(&id), one),
+            (None, record("docker.io/library/a:1"), one.clone()),
+            (None, record("docker.io/library/b:2"), two),
+            (None, record("quay.io/a/a:2"), one.clone()),
+            (None, record(&digest), one.clone()),
+            (None, record(&id), one),
         ]);
         assert_eq!(groups.len(), 2);
         let pins = Pins::parse(&["quay.io/*".to_owned()]).unwrap();

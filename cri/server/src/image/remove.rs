@@ -11,7 +11,7 @@ impl Server {
     /// Removes all names of an image; one that is not here is removed. What runs from it keeps its layers.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::FailedPrecondition`] for one that is mounted into a container.
+    /// [`windlass_model::Kind::FailedPrecondition`] for one that is mounted into a container, or only another tenant's.
     pub(crate) async fn remove_image(
         self: &Arc<Self>,
         request: v1::RemoveImageRequest,
@@ -33,8 +33,15 @@ impl Server {
             return Err(Error::precondition(format!("image {named:?} is mounted into container {container}")));
         }
         let groups = self.image_groups().await?;
-        let records = groups.into_iter().filter(|group| group.detail.id == found.detail.id);
-        for record in records.flat_map(|group| group.records) {
+        let mut own = groups.into_iter().filter(|group| group.detail.id == found.detail.id).peekable();
+        if let Some(group) = own.peek()
+            && group.records.is_empty()
+            && let Some((lender, _)) = group.lent.first()
+        {
+            let lender = lender.namespace();
+            return Err(Error::precondition(format!("image {named:?} is lent by namespace {lender}: remove it there")));
+        }
+        for record in own.flat_map(|group| group.records) {
             match self.tenant.images().delete(&record.name).await {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}

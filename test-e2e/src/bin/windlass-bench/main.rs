@@ -8,12 +8,13 @@ mod pull;
 mod restart;
 mod stats;
 mod table;
+mod tenants;
 
 use anyhow::{Result, bail};
 use windlass_test_e2e::{Flavour, Node, Plan};
 
 /// Every benchmark.
-const ALL: [&str; 7] = ["pods", "memory", "logs", "pull", "restart", "exec", "stats"];
+const ALL: [&str; 8] = ["pods", "memory", "logs", "pull", "restart", "exec", "stats", "tenants"];
 
 /// The daemons to measure, as `BENCH_RUNTIMES` names them; by default all that are installed.
 fn flavours() -> Vec<Flavour> {
@@ -83,7 +84,8 @@ async fn main() -> Result<()> {
             "restart" => restart::measure(&flavours).await?,
             "exec" => exec::measure(&flavours).await?,
             "stats" => stats::measure(&flavours).await?,
-            other => bail!("no such benchmark: {other} (pods, memory, logs, pull, restart, exec, stats, all)"),
+            "tenants" => tenants::measure(&flavours).await?,
+            other => bail!("no such benchmark: {other} (pods, memory, logs, pull, restart, exec, stats, tenants, all)"),
         }
     }
     Ok(())

@@ -162,7 +162,7 @@ async fn namespaces_share_the_file_but_not_the_record() {
     let isolated = other.clone().isolated();
     assert!(isolated.content().adopt(&expecting(b"hello"), None).await.unwrap_err().is_not_found());
     let asked = WriteRequest { reference: "guess".into(), total: 5, expected: Some(Digest::of(b"hello")), lease: None };
-    let mut guess = isolated.content().writer(asked).await.unwrap();
+    let guess = isolated.content().writer(asked).await.unwrap();
     assert_eq!(guess.offset(), 0);
     guess.abort().await.unwrap();
     assert_eq!(other.content().adopt(&expecting(b"hello"), None).await.unwrap().size, 5);

@@ -10,7 +10,7 @@ use crate::content::Sealed;
 use crate::images::image::ImageDetail;
 use crate::images::manifest::{Document, MAX_CONFIG, MAX_MANIFEST, choose};
 use crate::layer::check_media_type;
-use crate::registry::BlobStream;
+use crate::registry::{BlobStream, Resolved};
 
 /// How many indexes may point at each other before a manifest comes.
 const MAX_DEPTH: usize = 4;
@@ -32,7 +32,10 @@ impl Documents {
 
 impl Pull {
     pub(super) async fn documents(&self) -> Result<Documents> {
-        let resolved = self.session.resolve().await?;
+        let resolved = match &self.from {
+            Some((_, target)) => Resolved { descriptor: target.clone(), bytes: None },
+            None => self.session.resolve().await?,
+        };
         self.tenant.core.0.verifiers.judge(&self.request.reference.to_string(), &resolved.descriptor).await?;
         let (mut descriptor, mut bytes) = (resolved.descriptor, resolved.bytes);
         let mut blobs = Vec::new();
@@ -89,8 +92,16 @@ impl Pull {
         writer.seal(descriptor.size, &descriptor.digest).await.map(Some)
     }
 
+    /// A document that this namespace has, or the one that the image is taken over from.
+    async fn here(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        match (self.tenant.content().read(digest, limit).await, &self.from) {
+            (Err(_), Some((from, _))) => from.content().read(digest, limit).await,
+            (own, _) => own,
+        }
+    }
+
     async fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        match self.tenant.content().read(&descriptor.digest, MAX_MANIFEST).await {
+        match self.here(&descriptor.digest, MAX_MANIFEST).await {
             Ok(bytes) => Ok(bytes),
             Err(_) => self.session.manifest(descriptor).await,
         }
@@ -103,7 +114,7 @@ impl Pull {
                 descriptor.size
             )));
         }
-        if let Ok(bytes) = self.tenant.content().read(&descriptor.digest, MAX_CONFIG).await {
+        if let Ok(bytes) = self.here(&descriptor.digest, MAX_CONFIG).await {
             return Ok(bytes);
         }
         loop {

@@ -306,6 +306,7 @@ impl Pull {
             tenant: self.tenant.clone(),
             request: self.request.clone(),
             session: self.session.clone(),
+            from: self.from.clone(),
             lease: self.lease.clone(),
             stop: self.stop.clone(),
             hopeless: self.hopeless.clone(),

@@ -97,6 +97,7 @@ impl Node {
             cgroup_driver: CgroupDriver::Cgroupfs,
             default_runtime: "windlass".into(),
             runtimes: [("windlass".to_string(), Runtime::default())].into(),
+            share_images: Vec::new(),
             pinned_images: Vec::new(),
             cni_conf_template: None,
             max_log_line: 16384,

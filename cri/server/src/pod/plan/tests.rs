@@ -15,6 +15,7 @@ fn server(driver: CgroupDriver) -> ServerConfig {
         cgroup_driver: driver,
         default_runtime: "windlass".into(),
         runtimes: [("windlass".to_string(), Runtime::default()), ("runc".to_string(), runc)].into(),
+        share_images: Vec::new(),
         pinned_images: Vec::new(),
         cni_conf_template: None,
         max_log_line: 16384,
