@@ -185,6 +185,11 @@ impl Layer {
         })
     }
 
+    /// The archive as it is before compression.
+    pub fn tar(&self) -> &[u8] {
+        &self.tar
+    }
+
     /// One file, for images of many layers.
     pub fn of_file(compression: Compression, path: &str, data: &[u8]) -> Result<Self> {
         Self::write(compression, |layer| layer.file(path, 0o644, data).map(|_| ()))

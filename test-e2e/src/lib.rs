@@ -10,6 +10,7 @@ pub mod cni;
 pub mod cri;
 pub mod ctr;
 pub mod daemon;
+pub mod docker;
 pub mod edge;
 pub mod flood;
 pub mod http;
