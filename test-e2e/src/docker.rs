@@ -132,5 +132,9 @@ impl Drop for Docker {
         }
         self.child.kill().ok();
         self.child.wait().ok();
+        // dockerd binds its root to itself and keeps the host's network by a name and, killed, leaves both.
+        for own in ["root", "exec/netns/default"] {
+            nix::mount::umount2(&self.dir.join(own), nix::mount::MntFlags::MNT_DETACH).ok();
+        }
     }
 }

@@ -27,8 +27,12 @@ pub(crate) fn service(core: Core) -> NamespacesServer<impl Namespaces> {
 impl Namespaces for Service {
     async fn get(&self, request: Request<GetNamespaceRequest>) -> Result<Response<GetNamespaceResponse>, Status> {
         let name = visible(&request, &request.get_ref().name)?;
-        let record = self.core.namespaces().get(&name).await.map_err(status)?;
-        Ok(Response::new(GetNamespaceResponse { namespace: Some(word(name, record.labels)) }))
+        // One that nobody has made yet has no labels, and Docker asks for them before it makes it.
+        let labels = match self.core.namespaces().get(&name).await {
+            Err(error) if error.is_not_found() => Labels::new(),
+            found => found.map_err(status)?.labels,
+        };
+        Ok(Response::new(GetNamespaceResponse { namespace: Some(word(name, labels)) }))
     }
 
     async fn list(&self, request: Request<ListNamespacesRequest>) -> Result<Response<ListNamespacesResponse>, Status> {
