@@ -185,6 +185,18 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
         ],
     ),
     (
+        "containerd.services.mounts.v1",
+        "Mounts",
+        "crate::mounts",
+        &[
+            ("Activate", "ActivateRequest", "ActivateResponse", Neither),
+            ("Deactivate", "DeactivateRequest", EMPTY, Neither),
+            ("Info", "InfoRequest", "InfoResponse", Neither),
+            ("Update", "UpdateRequest", "UpdateResponse", Neither),
+            ("List", "ListRequest", "ListMessage", Answer),
+        ],
+    ),
+    (
         "containerd.services.sandbox.v1",
         "Store",
         SANDBOX,

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod docker;
 pub mod edge;
 pub mod flood;
+pub mod flushes;
 pub mod http;
 pub mod image;
 pub mod kernel;
@@ -26,6 +27,7 @@ pub mod spdy;
 pub mod systemd;
 pub mod tenant;
 pub mod trouble;
+pub mod writers;
 
 pub use anyhow::{Context, Result, anyhow, bail, ensure};
 pub use asked::patient;

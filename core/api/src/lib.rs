@@ -17,6 +17,7 @@ mod images;
 mod introspection;
 mod leases;
 mod mask;
+mod mounts;
 mod namespaces;
 pub mod restart;
 mod runtime;
@@ -64,6 +65,7 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
         streaming::service(core.clone(), streams.clone()),
         transfer::service(core.clone(), streams),
         sandbox_store::service(core.clone()),
+        mounts::service(core.clone()),
         tasks::service(core.clone()),
     )
 }
@@ -78,6 +80,7 @@ mod served {
     tonic::include_proto!("containerd.services.images.v1.Images");
     tonic::include_proto!("containerd.services.introspection.v1.Introspection");
     tonic::include_proto!("containerd.services.leases.v1.Leases");
+    tonic::include_proto!("containerd.services.mounts.v1.Mounts");
     tonic::include_proto!("containerd.services.namespaces.v1.Namespaces");
     tonic::include_proto!("containerd.services.sandbox.v1.Store");
     tonic::include_proto!("containerd.services.snapshots.v1.Snapshots");

@@ -11,7 +11,7 @@ use crate::events::{self, Events};
 use crate::gc::{self, GcStats};
 use crate::meta;
 use crate::namespaces::Namespaces;
-use crate::{Tenant, content, images, registry, snapshots, tasks};
+use crate::{Tenant, content, images, mounts, registry, snapshots, tasks};
 
 /// What a core is opened with.
 pub struct Options {
@@ -151,6 +151,7 @@ impl Inner {
         let Options { root, state, drivers, registry, shim, events, verifier } = options;
         let events = Events::open(&db, events).await?;
         let blobs = content::Blobs::open(&root.join("content"), &db).await?;
+        mounts::sweep(&db, &state).await?;
         let snapshots = snapshots::Shared::open(&db, &drivers).await?;
         let mut by_name = BTreeMap::new();
         for driver in drivers {

@@ -27,7 +27,7 @@ use crate::images;
 use crate::meta::schema::{BLOBS, IMAGES, LEASES, SNAPSHOTS};
 use crate::meta::{Db, Durability, Reader, Tx};
 use crate::snapshots::{self, SnapshotRecord};
-use crate::{Core, leases};
+use crate::{Core, leases, mounts};
 
 /// How long an active snapshot or view that nothing refers to is left alone: its container is yet to be recorded. One
 /// that was made under a lease has none.
@@ -135,6 +135,7 @@ pub(crate) async fn collect(core: &Core) -> Result<GcStats> {
         let mut stats = GcStats::default();
         for _ in 0..ATTEMPTS {
             if records(&core, &mut stats).await? {
+                mounts::expire(&core).await?;
                 let blobs = core.0.blobs.clone();
                 stats.ingests = crate::blocking(move || content::expire(&blobs)).await?;
                 return Ok(stats);

@@ -22,6 +22,7 @@ mod layer;
 pub mod layers;
 pub mod leases;
 pub mod meta;
+pub mod mounts;
 pub mod namespaces;
 mod records;
 pub mod registry;

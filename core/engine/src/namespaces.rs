@@ -7,7 +7,7 @@ use windlass_model::{Error, Namespace, Result, Timestamp, event::Event, snapshot
 
 use crate::Core;
 use crate::events::Events;
-use crate::meta::schema::{BLOBS, CONTAINERS, IMAGES, LEASES, NAMESPACES, SANDBOXES, SNAPSHOTS};
+use crate::meta::schema::{BLOBS, CONTAINERS, IMAGES, LEASES, MOUNTS, NAMESPACES, SANDBOXES, SNAPSHOTS};
 use crate::meta::{Durability, Lane, Reader, Tx};
 use crate::records::check_labels;
 
@@ -136,6 +136,7 @@ fn holdings(reader: &impl Reader, name: &Namespace) -> Result<Vec<&'static str>>
         (reader.first(&SNAPSHOTS, name)?.is_some(), SNAPSHOTS.name()),
         (reader.first(&BLOBS, name)?.is_some(), BLOBS.name()),
         (reader.first(&LEASES, name)?.is_some(), LEASES.name()),
+        (reader.first(&MOUNTS, name)?.is_some(), MOUNTS.name()),
     ];
     Ok(found.into_iter().filter_map(|(held, what)| held.then_some(what)).collect())
 }

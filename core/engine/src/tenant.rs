@@ -10,6 +10,7 @@ use crate::images::Images;
 use crate::layers::Layers;
 use crate::leases::Leases;
 use crate::meta::{Durability, Lane, Tx};
+use crate::mounts::Mounts;
 use crate::sandboxes::Sandboxes;
 use crate::snapshots::Snapshots;
 use crate::tasks::Tasks;
@@ -84,6 +85,11 @@ impl Tenant {
     /// Leases, which keep things from the garbage collector.
     pub fn leases(&self) -> Leases {
         Leases::new(self.clone())
+    }
+
+    /// Mounts that the daemon makes.
+    pub fn mounts(&self) -> Mounts {
+        Mounts::new(self.clone())
     }
 
     /// Running things.

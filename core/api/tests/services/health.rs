@@ -1,8 +1,6 @@
 //! Whether the server serves; asked by messages of this file's own, as no crate here has them.
 
 use futures::StreamExt;
-use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Status};
 
 use super::*;
@@ -33,14 +31,7 @@ async fn call<T: prost::Message + Default + Send + Sync + 'static>(
     method: &'static str,
     service: &str,
 ) -> Result<tonic::Streaming<T>, Status> {
-    let mut client = Grpc::new(bench.channel.clone());
-    client.ready().await.expect("ready");
-    let path = PathAndQuery::from_static(method);
-    let codec = tonic_prost::ProstCodec::<Ask, T>::default();
-    client
-        .server_streaming(Request::new(Ask { service: service.into() }), path, codec)
-        .await
-        .map(|answer| answer.into_inner())
+    bench.raw(method, Request::new(Ask { service: service.into() })).await
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod health;
 mod images;
 mod introspection;
 mod leases;
+mod mounts;
 mod namespaces;
 mod sandboxes;
 mod snapshots;
@@ -64,6 +65,19 @@ async fn connect(socket: &Path) -> Channel {
 }
 
 impl Bench {
+    /// Calls a method whose messages no crate has.
+    async fn raw<A, T>(&self, method: &'static str, request: Request<A>) -> Result<tonic::Streaming<T>, tonic::Status>
+    where
+        A: prost::Message + Send + Sync + 'static,
+        T: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        client.ready().await.expect("ready");
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static(method);
+        let codec = tonic_prost::ProstCodec::<A, T>::default();
+        client.server_streaming(request, path, codec).await.map(|answer| answer.into_inner())
+    }
+
     fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.channel.clone())
     }

@@ -16,6 +16,7 @@
 //! 0x51  SNAPSHOT_CHILDREN namespace, driver, parent's key, key    ()                snapshots      as its SNAPSHOTS record
 //! 0x60  CONTAINERS       namespace, container                     ContainerRecord   containers     the caller's choice
 //! 0x70  SANDBOXES        namespace, sandbox                       SandboxRecord     sandboxes      the caller's choice
+//! 0x78  MOUNTS           namespace, name                          Activation        mounts         C
 //! 0x80  EVENTS           namespace, number                        Envelope          events         C
 //! 0x81  EVENTS_GONE      namespace                                u64               events         C
 //! 0x82  SUBSCRIPTIONS    seat                                     SubscriptionRecord events        C
@@ -39,6 +40,7 @@ use crate::content::BlobRecord;
 use crate::events::SubscriptionRecord;
 use crate::images::ImageRecord;
 use crate::leases::LeaseRecord;
+use crate::mounts::Activation;
 use crate::namespaces::NamespaceRecord;
 use crate::sandboxes::SandboxRecord;
 use crate::snapshots::SnapshotRecord;
@@ -57,6 +59,7 @@ pub(crate) const SNAPSHOT_CHILDREN: Table<(Namespace, String, String, String), (
     Table::new(0x51, "snapshot children");
 pub(crate) const CONTAINERS: Table<(Namespace, Id), ContainerRecord> = Table::new(0x60, "containers");
 pub(crate) const SANDBOXES: Table<(Namespace, Id), SandboxRecord> = Table::new(0x70, "sandboxes");
+pub(crate) const MOUNTS: Table<(Namespace, String), Activation> = Table::new(0x78, "mounts");
 pub(crate) const EVENTS: Table<(Namespace, u64), Envelope> = Table::new(0x80, "events");
 pub(crate) const EVENTS_GONE: Table<Namespace, u64> = Table::new(0x81, "events gone");
 pub(crate) const SUBSCRIPTIONS: Table<u64, SubscriptionRecord> = Table::new(0x82, "subscriptions");

@@ -3,6 +3,7 @@
 mod exec;
 mod logs;
 mod memory;
+mod metadata;
 mod pods;
 mod pull;
 mod restart;
@@ -14,7 +15,7 @@ use anyhow::{Result, bail};
 use windlass_test_e2e::{Flavour, Node, Plan};
 
 /// Every benchmark.
-const ALL: [&str; 8] = ["pods", "memory", "logs", "pull", "restart", "exec", "stats", "tenants"];
+const ALL: [&str; 9] = ["pods", "memory", "logs", "pull", "restart", "exec", "stats", "tenants", "metadata"];
 
 /// The daemons to measure, as `BENCH_RUNTIMES` names them; by default all that are installed.
 fn flavours() -> Vec<Flavour> {
@@ -85,7 +86,8 @@ async fn main() -> Result<()> {
             "exec" => exec::measure(&flavours).await?,
             "stats" => stats::measure(&flavours).await?,
             "tenants" => tenants::measure(&flavours).await?,
-            other => bail!("no such benchmark: {other} (pods, memory, logs, pull, restart, exec, stats, tenants, all)"),
+            "metadata" => metadata::measure(&flavours).await?,
+            other => bail!("no such benchmark: {other} (one of {}, or all)", ALL.join(", ")),
         }
     }
     Ok(())
