@@ -12,6 +12,7 @@ use containerd_client::types::Envelope;
 use futures::{StreamExt as _, TryStreamExt as _};
 use prost_types::{Any, Timestamp};
 use tonic::{Code, Request, Streaming};
+use windlass_test_e2e::image::Image;
 use windlass_test_e2e::tenant::Tenant;
 use windlass_test_e2e::{Node, code};
 
@@ -88,6 +89,65 @@ async fn a_listener_that_comes_back_after_a_kill_has_missed_nothing() -> Result<
     for expected in ["one", "first", "live", "second", "live"] {
         ensure!(next(&mut exact).await? == expected, "{expected}");
     }
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exits_while_the_daemon_is_dead_are_told_to_who_comes_back() -> Result<()> {
+    const COUNT: u32 = 5;
+    let mut node = Node::start().await?;
+    if node.is_reference() {
+        return node.finish().await;
+    }
+    let image = node.registry.push("busybox", "1", &Image::busybox()?)?;
+    let address = node.setup.socket.to_string_lossy().into_owned();
+    let windlass = |words: &[&str]| -> Result<()> {
+        let output = std::process::Command::new(windlass_test_e2e::daemon::bin_dir()?.join("windlass"))
+            .args(["--address", &address, "--namespace", "moby"])
+            .args(words)
+            .output()?;
+        ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    windlass(&["images", "pull", &image])?;
+    let moby = Tenant::connect(&node.setup.socket, Some("moby")).await?;
+    let (mut dockerd, _) = subscribe(&moby, DOCKERD, None).await?;
+    let gate = node.dir().join("gate");
+    let mount = format!("type=bind,src={},dst=/node,options=rbind:ro", node.dir().display());
+    for number in 0..COUNT {
+        let script = format!("while [ ! -e /node/gate ]; do sleep 0.1; done; exit {}", 40 + number);
+        windlass(&["run", "-d", "--mount", &mount, &image, &format!("c{number}"), "sh", "-c", &script])?;
+    }
+    node.daemon.kill();
+    std::fs::write(&gate, "")?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    while let Ok(Some(told)) = dockerd.message().await {
+        ensure!(told.topic != "/tasks/exit", "an exit before its time: {told:?}");
+    }
+    node.resume().await?;
+    // Shims bring what they kept before the listener is back.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let moby = Tenant::connect(&node.setup.socket, Some("moby")).await?;
+    let (mut dockerd, _) = subscribe(&moby, DOCKERD, None).await?;
+    let mut ends = BTreeSet::new();
+    while ends.len() < COUNT as usize {
+        let told = tokio::time::timeout(Duration::from_secs(10), dockerd.message()).await.context("an exit is lost")?;
+        let told = told?.context("the end")?;
+        if told.topic == "/tasks/exit" {
+            let event = told.event.unwrap_or_default();
+            let exit = <containerd_client::events::TaskExit as prost::Message>::decode(event.value.as_slice())?;
+            ensure!(exit.id == exit.container_id, "{exit:?}");
+            ensure!(ends.insert((exit.container_id, exit.exit_status)), "the same end twice");
+        }
+    }
+    let expected: BTreeSet<_> = (0..COUNT).map(|number| (format!("c{number}"), 40 + number)).collect();
+    ensure!(ends == expected, "{ends:?}");
+    for number in 0..COUNT {
+        windlass(&["tasks", "rm", &format!("c{number}")])?;
+        windlass(&["containers", "rm", &format!("c{number}")])?;
+    }
+    // The image stays.
+    node.mark().await;
     node.finish().await
 }
 
