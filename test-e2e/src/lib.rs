@@ -6,6 +6,7 @@
 
 pub mod asked;
 pub mod channels;
+pub mod cli;
 pub mod cni;
 pub mod cri;
 pub mod ctr;
@@ -31,6 +32,7 @@ pub mod writers;
 
 pub use anyhow::{Context, Result, anyhow, bail, ensure};
 pub use asked::patient;
+pub use cli::Cli;
 pub use cri::{Cri, code, words};
 pub use ctr::Ctr;
 pub use daemon::{Daemon, Flavour};

@@ -130,6 +130,7 @@ impl Made {
             user: &user,
             rootfs: wishes.rootfs.then_some(wishes.image.as_str()),
             cgroup_v2: std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            console: wishes.process.console(),
             own_capabilities: spec::own_capabilities(&status),
         };
         let spec = spec::build(&self.id, wishes, &parts)?;

@@ -57,6 +57,10 @@ impl Program<'_> {
     ) -> Result<u32> {
         // Before the start, so that no key is lost or shown twice.
         let raw = if pipes.stdin.is_some() && pipes.names().terminal { terminal::Raw::enter()? } else { None };
+        if pipes.names().terminal {
+            // A program may look at once; a shim that has no terminal yet gets the size after the start.
+            self.resize().await;
+        }
         let pid = self.start().await?;
         note(pid_file, pid)?;
         pipes.settle()?;

@@ -55,6 +55,8 @@ pub(crate) struct Parts<'a> {
     pub rootfs: Option<&'a str>,
     /// True where the machine has cgroups of version 2 only.
     pub cgroup_v2: bool,
+    /// Width and height of the terminal, where there is one.
+    pub console: Option<(u32, u32)>,
     /// What this process may do, which is all that it can give.
     pub own_capabilities: u64,
 }
@@ -125,6 +127,9 @@ fn process(wishes: &Wishes, parts: &Parts<'_>) -> Result<Value> {
             .map_or("/".into(), |cwd| if cwd.starts_with('/') { cwd } else { format!("/{cwd}") }),
         "capabilities": { "bounding": held, "effective": held, "permitted": held },
     });
+    if let Some((width, height)) = parts.console {
+        made["consoleSize"] = json!({ "width": width, "height": height });
+    }
     // Where it is not wanted it is left out: to some runtimes its mere presence is a yes.
     if !wishes.allow_new_privs && !wishes.privileged {
         made["noNewPrivileges"] = true.into();
@@ -144,6 +149,12 @@ pub(crate) fn exec(spec: &Value, args: &[String], wishes: &ProcessWishes, user_f
     let inherited: Vec<String> = inherited.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     process["args"] = args.into();
     process["terminal"] = wishes.tty.into();
+    if let Some(process) = process.as_object_mut() {
+        process.remove("consoleSize");
+    }
+    if let Some((width, height)) = wishes.console() {
+        process["consoleSize"] = json!({ "width": width, "height": height });
+    }
     process["env"] = environment(&inherited, wishes.tty, &wishes.env).into();
     if let Some(cwd) = &wishes.cwd {
         process["cwd"] = cwd.as_str().into();

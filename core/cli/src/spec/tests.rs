@@ -20,7 +20,15 @@ fn wishes(words: &[&str]) -> Wishes {
 fn spec(wishes: &Wishes, image: &Defaults) -> Result<Spec> {
     let user = User { uid: 5, gid: 6, groups: vec![6, 7] };
     let own_capabilities = u64::MAX;
-    let parts = Parts { namespace: "tenant", image, user: &user, rootfs: None, cgroup_v2: true, own_capabilities };
+    let parts = Parts {
+        namespace: "tenant",
+        image,
+        user: &user,
+        rootfs: None,
+        cgroup_v2: true,
+        console: Some((80, 24)),
+        own_capabilities,
+    };
     Ok(serde_json::from_value(build("id", wishes, &parts)?)?)
 }
 
@@ -48,6 +56,7 @@ fn the_image_says_what_runs() {
     assert_eq!(process.cwd().to_str(), Some("/work"));
     assert_eq!((process.user().uid(), process.user().gid()), (5, 6));
     assert_eq!(process.no_new_privileges(), Some(true));
+    assert_eq!(process.console_size().map(|size| (size.width(), size.height())), Some((80, 24)));
     let linux = spec.linux().as_ref().expect("linux");
     assert_eq!(linux.cgroups_path().as_deref(), Some(std::path::Path::new("/tenant/id")));
     assert!(linux.masked_paths().as_ref().is_some_and(|paths| paths.contains(&"/proc/kcore".to_owned())));

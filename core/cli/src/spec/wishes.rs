@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::human;
 use crate::labels;
+use crate::terminal;
 
 /// How the CPU's time is shared out: in pieces of this length, in microseconds.
 const PERIOD: u64 = 100_000;
@@ -95,6 +96,13 @@ pub(crate) struct Wishes {
     /// An annotation of the specification
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = labels::pair)]
     pub annotations: Vec<(String, String)>,
+}
+
+impl ProcessWishes {
+    /// Width and height of our terminal, where the program gets one too.
+    pub fn console(&self) -> Option<(u32, u32)> {
+        if self.tty { terminal::size() } else { None }
+    }
 }
 
 impl Limits {
