@@ -210,7 +210,7 @@ async fn the_daemons_events_are_containerds_and_clients_pass_untouched() -> Resu
     let nobody = main.named(None);
     ensure!(code(&publish(&nobody, "/a", "x").await) == Code::FailedPrecondition);
     ensure!(code(&subscribe(&main, &["namespace=="], None).await) == Code::InvalidArgument);
-    main.ask::<()>(namespaces, "Delete", &DeleteNamespaceRequest { name: "test".into(), ..Default::default() }).await?;
+    main.ask::<()>(namespaces, "Delete", &DeleteNamespaceRequest { name: "test".into() }).await?;
     node.finish().await
 }
 

@@ -167,7 +167,7 @@ async fn no_method_of_a_tenants_socket_reaches_another_tenant() -> Result<()> {
     ensure!(node.cri.output(&pod.container, &["echo", "well"]).await? == "well\n");
     ensure!(self::digests(&main).await? == digests, "the CRI's content has changed");
     let images: ListImagesResponse = main.ask("images.v1.Images", "List", &ListImagesRequest::default()).await?;
-    ensure!(images.images.iter().any(|found| found.name == image && found.labels.get("x").is_none()));
+    ensure!(images.images.iter().any(|found| found.name == image && !found.labels.contains_key("x")));
     let containers: ListContainersResponse =
         main.ask("containers.v1.Containers", "List", &ListContainersRequest::default()).await?;
     ensure!(containers.containers.iter().any(|found| found.id == pod.container));
@@ -200,9 +200,7 @@ async fn a_tenants_socket_shows_its_own_namespaces_and_no_blob_by_its_digest() -
         let got =
             client.ask::<GetNamespaceResponse>(namespaces, "Get", &GetNamespaceRequest { name: name.into() }).await;
         ensure!(code(&got) == Code::NotFound, "{got:?}");
-        let gone = client
-            .ask::<()>(namespaces, "Delete", &DeleteNamespaceRequest { name: name.into(), ..Default::default() })
-            .await;
+        let gone = client.ask::<()>(namespaces, "Delete", &DeleteNamespaceRequest { name: name.into() }).await;
         ensure!(code(&gone) == Code::NotFound, "{gone:?}");
     }
     client
