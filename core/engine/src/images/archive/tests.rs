@@ -166,8 +166,8 @@ async fn an_oci_layout_is_imported_and_exported_again() {
     }
     assert_eq!(files[..2], ["blobs/", "blobs/sha256/"]);
     assert_eq!(files[files.len() - 3..], ["index.json", "manifest.json", "oci-layout"]);
-    let docker = format::docker(&entry_bytes(&bytes, "manifest.json")).unwrap();
-    let mut tags: Vec<_> = docker.into_iter().flat_map(|image| image.repo_tags).collect();
+    let images = docker(&entry_bytes(&bytes, "manifest.json")).unwrap();
+    let mut tags: Vec<_> = images.into_iter().flat_map(|image| image.repo_tags).collect();
     tags.sort();
     assert_eq!(tags, ["one:1", "two:2"]);
 

@@ -146,3 +146,12 @@ fn a_wrong_file_fails_the_pull_and_names_itself() {
         assert_eq!(error.kind(), windlass_model::Kind::InvalidArgument, "{bad}");
     }
 }
+
+#[test]
+fn a_host_takes_pushes_if_it_says_so_or_says_nothing() {
+    let text = "server = \"https://s.example\"\n[host.\"https://a.example\"]\ncapabilities = [\"pull\", \"resolve\"]\n\
+        [host.\"https://b.example\"]\ncapabilities = [\"push\"]\n[host.\"https://c.example\"]\n";
+    let hosts = parse(text, Path::new("/"), "x.example").unwrap();
+    let pushes: Vec<(bool, bool)> = hosts.iter().map(|host| (host.push, host.pull)).collect();
+    assert_eq!(pushes, [(false, true), (true, false), (true, true), (true, true)]);
+}
