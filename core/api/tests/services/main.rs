@@ -8,6 +8,7 @@ mod introspection;
 mod leases;
 mod mounts;
 mod namespaces;
+mod policy;
 mod sandboxes;
 mod snapshots;
 mod transfer;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use containerd_client::services::v1::content_client::ContentClient;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint, Server};
+use windlass_engine::images::VerifierConfig;
 use windlass_engine::{Core, Options, Tenant, registry, tasks};
 use windlass_model::Digest;
 use windlass_model::snapshotter::Labels;
@@ -33,6 +35,11 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
+    bench_with(None).await
+}
+
+/// A bench on which somebody is asked whether an image may be used.
+async fn bench_with(verifier: Option<VerifierConfig>) -> Bench {
     let dir = tempfile::tempdir().expect("a folder");
     let at = |name: &str| dir.path().join(name);
     let core = Core::open(Options {
@@ -42,7 +49,7 @@ async fn bench() -> Bench {
         registry: registry::Config::default(),
         shim: tasks::ShimConfig { shim: at("shim"), events_address: at("events"), api_address: at("api") },
         events: windlass_engine::events::Config::default(),
-        verifier: None,
+        verifier,
     });
     let core = core.await.expect("a core");
     let listener = tokio::net::UnixListener::bind(at("api")).expect("bind");

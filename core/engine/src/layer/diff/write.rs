@@ -14,6 +14,9 @@ use crate::layer::tar::{Builder, Entry, EntryKind};
 /// How much of a file is copied at once.
 const PIECE: usize = 256 << 10;
 
+/// An entry that may yet have to be written, and its folder's.
+type Unchanged = (Entry, Option<Entry>);
+
 /// A layer being written.
 pub(super) struct Layer<W> {
     tar: Builder<W>,
@@ -24,7 +27,7 @@ pub(super) struct Layer<W> {
     written: HashMap<(u64, u64), Vec<u8>>,
     /// Unchanged names of files with several: if another name of the same file is written, these must be, too, or
     /// they would be a file of their own. Each with its folder, which gets its time once more.
-    unchanged: HashMap<(u64, u64), Vec<(Entry, Option<Entry>)>>,
+    unchanged: HashMap<(u64, u64), Vec<Unchanged>>,
     piece: Vec<u8>,
 }
 
