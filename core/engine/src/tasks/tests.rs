@@ -360,6 +360,11 @@ async fn what_was_half_booted_is_taken_down() {
         .args(["-c", "kill -STOP $$; true", "-namespace", "k8s.io", "-id", "pod", "start"])
         .spawn()
         .unwrap();
+    // Whoever starts a process goes on before the kernel shows the arguments of that.
+    let arguments = format!("/proc/{}/cmdline", orphan.id());
+    while std::fs::read(&arguments).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
     let tasks = Tasks::of(house.roster().await, namespace());
     tasks.down(&id("pod")).await.unwrap();
     assert!(!orphan.wait().unwrap().success());
