@@ -266,6 +266,9 @@ async fn flags_of_run_reach_the_container() -> Result<()> {
     ensure!(own.trim() != host.to_string_lossy(), "a network of its own");
     let shared = cli.ok(&["run", "--rm", "--net-host", &image, "a", "readlink", "/proc/self/ns/net"])?;
     ensure!(shared.trim() == host.to_string_lossy(), "the host's network");
+    let all =
+        cli.ok(&["run", "--rm", "--privileged", &image, "a", "sh", "-c", "grep CapEff /proc/self/status; ls /dev"])?;
+    ensure!(!all.contains("CapEff:\t00000000a80425fb") && all.contains("null"), "{all:?}");
     let made = cli.ok(&["containers", "create", "--memory-limit", "64Mi", &image, "b", "sleep", "60"])?;
     ensure!(made == "b\n", "{made:?}");
     let info = cli.json(&["containers", "info", "b"])?;

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 /// What of `/dev` belongs to every container itself.
 const OWN: [&str; 8] = ["console", "core", "fd", "mqueue", "ptmx", "pts", "shm", "termination-log"];
 
+/// What runtimes make in every container, and refuse to make twice.
+const MADE: [&str; 6] = ["/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"];
+
 /// A device node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Device {
@@ -37,16 +40,15 @@ impl Device {
         json!({ "allow": true, "type": kind, "major": self.major, "minor": self.minor, "access": "rwm" })
     }
 
-    /// The node at a path; nothing where something else is there.
-    fn at(path: &Path) -> std::io::Result<Option<Self>> {
-        let metadata = fs::metadata(path)?;
+    /// The node that was found at a path; nothing where something else is there.
+    fn of(path: &Path, metadata: &fs::Metadata) -> Option<Self> {
         let kind = match metadata.file_type() {
             kind if kind.is_char_device() => 'c',
             kind if kind.is_block_device() => 'b',
-            _ => return Ok(None),
+            _ => return None,
         };
         let number = metadata.rdev();
-        Ok(Some(Self {
+        Some(Self {
             path: path.display().to_string(),
             kind,
             major: rustix::fs::major(number),
@@ -54,19 +56,19 @@ impl Device {
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
-        }))
+        })
     }
 }
 
-/// The devices at `paths`, and with `all` those that stand in `/dev` itself.
+/// The devices at `paths`, and with `all` those that stand in `/dev` itself; without those that every container has.
 ///
 /// # Errors
 /// Naming the path that is no device.
 pub(super) fn asked(paths: &[String], all: bool) -> Result<Vec<Device>> {
     let mut found = Vec::new();
     for path in paths {
-        let device = Device::at(Path::new(path)).with_context(|| format!("device {path}"))?;
-        let Some(device) = device else { bail!("{path} is no device") };
+        let metadata = fs::metadata(path).with_context(|| format!("device {path}"))?;
+        let Some(device) = Device::of(Path::new(path), &metadata) else { bail!("{path} is no device") };
         found.push(device);
     }
     if all {
@@ -76,10 +78,11 @@ pub(super) fn asked(paths: &[String], all: bool) -> Result<Vec<Device>> {
             if OWN.iter().any(|own| name == *own) || found.iter().any(|known| Path::new(&known.path) == entry.path()) {
                 continue;
             }
-            // One that has gone in between is none.
-            found.extend(Device::at(&entry.path()).ok().flatten());
+            // One that has gone in between is none, and neither is a link: /dev/stdin is whatever ours is.
+            found.extend(entry.metadata().ok().and_then(|metadata| Device::of(&entry.path(), &metadata)));
         }
     }
+    found.retain(|device| !MADE.contains(&device.path.as_str()));
     Ok(found)
 }
 
@@ -89,12 +92,13 @@ mod tests {
 
     #[test]
     fn nodes_are_told_from_files() {
-        let found = asked(&["/dev/null".into()], false).expect("null");
-        assert_eq!((found[0].kind, found[0].major, found[0].minor), ('c', 1, 3));
+        let null = Device::of(Path::new("/dev/null"), &fs::metadata("/dev/null").expect("null")).expect("a device");
+        assert_eq!((null.kind, null.major, null.minor), ('c', 1, 3));
+        assert!(asked(&["/dev/null".into()], false).expect("null").is_empty(), "every container has it");
         assert!(asked(&["/etc/passwd".into()], false).is_err());
         assert!(asked(&["/dev/no-such-device".into()], false).is_err());
         let all = asked(&[], true).expect("all");
-        assert!(all.iter().any(|device| device.path == "/dev/zero"));
-        assert!(all.iter().all(|device| device.path != "/dev/ptmx"));
+        assert!(all.iter().all(|device| device.path.starts_with("/dev/")));
+        assert!(all.iter().all(|device| device.path != "/dev/ptmx" && device.path != "/dev/zero"));
     }
 }
