@@ -362,7 +362,7 @@ async fn what_was_half_booted_is_taken_down() {
         .unwrap();
     // Whoever starts a process goes on before the kernel shows the arguments of that.
     let arguments = format!("/proc/{}/cmdline", orphan.id());
-    while std::fs::read(&arguments).unwrap().is_empty() {
+    while fs::read(&arguments).unwrap().is_empty() {
         std::thread::yield_now();
     }
     let tasks = Tasks::of(house.roster().await, namespace());
