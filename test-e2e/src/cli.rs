@@ -33,6 +33,11 @@ impl Cli {
         Ok(Self { binary: bin_dir()?.join("windlass"), socket: socket.to_owned(), namespace: namespace.to_owned() })
     }
 
+    /// The namespace that it works in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The same for another namespace.
     pub fn of(&self, namespace: &str) -> Self {
         Self { namespace: namespace.to_owned(), ..self.clone() }

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use windlass_test_e2e::image::{Compression, Image, Layer, Recipe};
 use windlass_test_e2e::{Cli, Context, Flavour, Node, Plan, Result, ensure, eventually};
 
-/// A node with windlassd, whose command line works in the namespace `cli`, and busybox pulled there.
+/// A node with windlassd, whose command line works in a namespace of its own, and busybox pulled there. No other test's
+/// containers may have its name: their cgroups are called after namespace and container.
 async fn node() -> Result<(Node, Cli, String)> {
     let node = Node::start_with(Plan { flavour: Flavour::Windlass, ..Plan::default() }).await?;
-    let cli = Cli::new(&node.setup.socket, "cli")?;
+    let cli = Cli::new(&node.setup.socket, &node.tag())?;
     let reference = node.registry.push("busybox", "1", &Image::busybox()?)?;
     cli.ok(&["images", "pull", &reference])?;
     Ok((node, cli, reference))
@@ -29,8 +30,8 @@ async fn finish(node: Node, cli: &Cli) -> Result<()> {
     for image in cli.column(&["images", "ls"], "name")? {
         cli.ok(&["images", "rm", &image])?;
     }
-    eventually("the namespace is empty", Duration::from_secs(20), async || cli.ok(&["namespaces", "rm", "cli"]).ok())
-        .await?;
+    let rm = ["namespaces", "rm", cli.namespace()];
+    eventually("the namespace is empty", Duration::from_secs(20), async || cli.ok(&rm).ok()).await?;
     node.finish().await
 }
 
@@ -101,7 +102,7 @@ async fn signals_are_passed_on() -> Result<()> {
     let words: Vec<_> = guarded.get_args().skip(3).map(ToOwned::to_owned).collect();
     let mut child = std::process::Command::new(&words[0])
         .args(&words[1..])
-        .env("CONTAINERD_NAMESPACE", "cli")
+        .env("CONTAINERD_NAMESPACE", cli.namespace())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0)
@@ -161,7 +162,7 @@ async fn a_terminal_is_lent_and_given_back() -> Result<()> {
     let line = format!("stty rows 40 cols 100; timeout {}; echo status $?; stty -a", words.join(" "));
     let mut child = std::process::Command::new("script")
         .args(["-qec", &line, "/dev/null"])
-        .env("CONTAINERD_NAMESPACE", "cli")
+        .env("CONTAINERD_NAMESPACE", cli.namespace())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -211,7 +212,7 @@ async fn who_was_left_can_be_attached_to() -> Result<()> {
     let words: Vec<_> = guarded.get_args().skip(3).map(ToOwned::to_owned).collect();
     let mut first = std::process::Command::new(&words[0])
         .args(&words[1..])
-        .env("CONTAINERD_NAMESPACE", "cli")
+        .env("CONTAINERD_NAMESPACE", cli.namespace())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -334,7 +335,7 @@ async fn events_tell_a_life_in_order() -> Result<()> {
     ensure!(of_tasks(&seen) == expected, "{seen:#?}");
     let exit = seen.iter().find(|event| event["topic"] == "/tasks/exit").context("an exit")?;
     ensure!(exit["event"]["container_id"] == "a" && exit["event"]["exit_status"] == 4, "{exit}");
-    ensure!(seen.iter().all(|event| event["namespace"] == "cli"), "only of the namespace that was named");
+    ensure!(seen.iter().all(|event| event["namespace"] == cli.namespace()), "only of the namespace that was named");
     // The past is there for who comes late, from any number on.
     let past = |words: &[&str]| -> Result<Vec<Value>> {
         cli.ok(&[&["--json", "events"], words].concat())?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
@@ -436,7 +437,10 @@ async fn blobs_leases_and_namespaces_are_kept_by_hand() -> Result<()> {
     let foo = rows.as_array().into_iter().flatten().find(|row| row["name"] == "foo").context("foo")?;
     ensure!(foo["labels"] == json!({ "a": "b", "c": "d" }), "{foo}");
     cli.ok(&["namespaces", "rm", "foo"])?;
-    ensure!(cli.fails(&["namespaces", "rm", "cli"])?.contains("FailedPrecondition"), "one that holds an image stays");
+    ensure!(
+        cli.fails(&["namespaces", "rm", cli.namespace()])?.contains("FailedPrecondition"),
+        "one that holds an image stays"
+    );
     ensure!(cli.ok(&["plugins", "ls"])?.contains("io.containerd.snapshotter.v1"));
     finish(node, &cli).await
 }

@@ -21,7 +21,7 @@ use crate::meta::{Db, Durability, Reader, Tx};
 /// How many events of one namespace are kept.
 pub(super) const KEPT: usize = 8192;
 /// How many more there may be before they are cut down to [`KEPT`].
-const SLACK: usize = 256;
+pub(super) const SLACK: usize = 256;
 /// How old events get, in nanoseconds: a day.
 const OLDEST: i64 = 24 * 3600 * 1_000_000_000;
 /// How often the age of the oldest is looked at.

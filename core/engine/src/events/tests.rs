@@ -170,7 +170,8 @@ async fn the_oldest_go_and_whoever_wants_them_is_told() {
     assert_eq!(heard(&mut watcher).await, ["stays"]);
     drop(watcher);
     let kept = core.events().0.journal.after(&namespace("a"), 0, false).unwrap();
-    assert!(kept.len() <= journal::KEPT + 1, "{}", kept.len());
+    // How many, the sizes of the batches decide.
+    assert!(kept.len() <= journal::KEPT + journal::SLACK, "{}", kept.len());
     core.close().await;
 }
 
