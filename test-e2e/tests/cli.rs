@@ -273,7 +273,7 @@ async fn flags_of_run_reach_the_container() -> Result<()> {
     let made = cli.ok(&["containers", "create", "--memory-limit", "64Mi", &image, "b", "sleep", "60"])?;
     ensure!(made == "b\n", "{made:?}");
     let info = cli.json(&["containers", "info", "b"])?;
-    ensure!(info["spec"]["linux"]["cgroupsPath"] == "/cli/b", "{info}");
+    ensure!(info["spec"]["linux"]["cgroupsPath"] == format!("/{}/b", cli.namespace()), "{info}");
     let masked = info["spec"]["linux"]["maskedPaths"].as_array().context("masked paths")?;
     ensure!(masked.contains(&json!("/proc/kcore")), "{info}");
     ensure!(info["spec"]["linux"]["resources"]["memory"]["limit"] == 64 << 20, "{info}");
