@@ -5,52 +5,8 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 use serde::Deserialize;
+use windlass_model::confinement::ALL_CAPABILITIES;
 use windlass_model::{Context, Error, Kind, Result};
-
-/// The names, each in the place of its number.
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// The sets as the OCI specification has them.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -107,7 +63,7 @@ impl Capabilities {
             }
             match remove_capability_from_bounding_set(one) {
                 // The kernel knows no more of them.
-                Err(rustix::io::Errno::INVAL) if number >= NAMES.len() as u32 => break,
+                Err(rustix::io::Errno::INVAL) if number >= ALL_CAPABILITIES.len() as u32 => break,
                 // This one is newer than the kernel.
                 Err(rustix::io::Errno::INVAL) => {}
                 outcome => {
@@ -159,7 +115,7 @@ fn set(names: &[String]) -> Result<CapabilitySet> {
     let mut set = CapabilitySet::empty();
     for name in names {
         let short = name.strip_prefix("CAP_");
-        let place = short.and_then(|short| NAMES.iter().position(|known| *known == short));
+        let place = short.and_then(|short| ALL_CAPABILITIES.iter().position(|known| *known == short));
         let place = place.ok_or_else(|| Error::invalid(format!("capability {name:?} is not known")))?;
         set |= CapabilitySet::from_bits_retain(1 << place);
     }
@@ -169,8 +125,12 @@ fn set(names: &[String]) -> Result<CapabilitySet> {
 /// The names in a set.
 fn spell(set: CapabilitySet) -> String {
     let number = |one: usize| set.bits() & (1 << one) != 0;
-    let names: Vec<_> =
-        NAMES.iter().enumerate().filter(|(place, _)| number(*place)).map(|(_, name)| format!("CAP_{name}")).collect();
+    let names: Vec<_> = ALL_CAPABILITIES
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| number(*place))
+        .map(|(_, name)| format!("CAP_{name}"))
+        .collect();
     names.join(", ")
 }
 

@@ -3,52 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use windlass_model::confinement::CAPABILITIES;
-
-/// All capabilities by their numbers (`capability.h`), without the prefix `CAP_`.
-const ALL: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
+use windlass_model::confinement::{ALL_CAPABILITIES, CAPABILITIES};
 
 /// The capabilities that this process may pass on, as a mask.
 pub(crate) fn own(status: &str) -> u64 {
@@ -65,7 +20,7 @@ pub(crate) fn own(status: &str) -> u64 {
 /// Where a name is none.
 pub(super) fn held(add: &[String], drop: &[String], privileged: bool, own: u64) -> Result<Vec<String>> {
     let is_all = |name: &String| matches!(name.to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL");
-    let ours = || ALL.iter().enumerate().filter(|(at, _)| own & (1 << at) != 0).map(|(_, name)| *name);
+    let ours = || ALL_CAPABILITIES.iter().enumerate().filter(|(at, _)| own & (1 << at) != 0).map(|(_, name)| *name);
     let mut held: BTreeSet<&str> = if privileged || add.iter().any(is_all) {
         ours().collect()
     } else {
@@ -87,7 +42,7 @@ pub(super) fn held(add: &[String], drop: &[String], privileged: bool, own: u64) 
 fn known(name: &str) -> Result<&'static str> {
     let upper = name.to_ascii_uppercase();
     let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    match ALL.iter().find(|known| **known == short) {
+    match ALL_CAPABILITIES.iter().find(|known| **known == short) {
         Some(known) => Ok(known),
         None => bail!("{name:?} is no capability"),
     }
@@ -97,7 +52,7 @@ fn known(name: &str) -> Result<&'static str> {
 mod tests {
     use super::*;
 
-    const EVERYTHING: u64 = (1 << ALL.len()) - 1;
+    const EVERYTHING: u64 = (1 << ALL_CAPABILITIES.len()) - 1;
 
     fn named(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
@@ -111,7 +66,7 @@ mod tests {
         let one = held(&named(&["net_admin"]), &named(&["ALL"]), false, EVERYTHING).expect("good");
         assert_eq!(one, ["CAP_NET_ADMIN"]);
         let most = held(&named(&["all"]), &named(&["CAP_SYS_BOOT"]), false, EVERYTHING).expect("good");
-        assert_eq!(most.len(), ALL.len() - 1);
+        assert_eq!(most.len(), ALL_CAPABILITIES.len() - 1);
         assert_eq!(held(&[], &[], true, 0b11).expect("good"), ["CAP_CHOWN", "CAP_DAC_OVERRIDE"]);
         assert!(held(&named(&["CAP_NONSENSE"]), &[], false, EVERYTHING).is_err());
     }
