@@ -124,10 +124,13 @@ impl Session {
             if self.has_blob(endpoint, &upload.descriptor).await? {
                 return Ok(Pushed::Sent);
             }
-            let found = self.offset(endpoint, under_way).await;
-            match found {
+            match self.offset(endpoint, under_way).await {
                 Ok(offset) if offset <= upload.descriptor.size => under_way.offset = offset,
-                _ => open = None,
+                // Nothing can be built on it; what is left of it goes before another is opened.
+                _ => {
+                    self.give_up(endpoint, under_way).await;
+                    open = None;
+                }
             }
         }
     }
@@ -191,7 +194,7 @@ impl Session {
 
     /// How far an upload is, as the registry sees it.
     async fn offset(&self, endpoint: &Endpoint, open: &mut Open) -> Result<u64> {
-        let ask = Ask { at: Place::Url(open.at.clone()), once: true, ..Ask::new(Method::GET, String::new(), "") };
+        let ask = Ask { at: Place::Url(open.at.clone()), ..Ask::new(Method::GET, String::new(), "") };
         let response = self.ask(endpoint, &ask).await?;
         open.at = self.next_place(endpoint, &response, Some(&open.at))?;
         there(&response).ok_or_else(|| Error::unavailable("the registry does not say how far an upload is"))
