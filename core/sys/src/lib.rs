@@ -10,6 +10,7 @@ pub mod fs;
 pub mod idmap;
 pub mod inherit;
 pub mod links;
+pub mod loops;
 pub mod memory;
 pub mod mount;
 pub mod netns;

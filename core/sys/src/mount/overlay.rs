@@ -23,16 +23,19 @@ const MAX_VALUE: usize = 255;
 pub struct OverlayFolders {
     /// The one that is written to.
     pub upper: Option<PathBuf>,
+    /// Where overlayfs prepares what it writes.
+    pub work: Option<PathBuf>,
     /// Those below it, nearest first.
     pub lower: Vec<PathBuf>,
 }
 
-/// Reads `upperdir=` and `lowerdir=`, with the escapes that overlayfs knows.
+/// Reads `upperdir=`, `workdir=` and `lowerdir=`, with the escapes that overlayfs knows.
 pub fn overlay_folders(options: &[String]) -> OverlayFolders {
     let mut folders = OverlayFolders::default();
     for option in options {
         match option.split_once('=') {
             Some(("upperdir", folder)) => folders.upper = Some(PathBuf::from(unescape(folder))),
+            Some(("workdir", folder)) => folders.work = Some(PathBuf::from(unescape(folder))),
             Some(("lowerdir", text)) => folders.lower = split_escaped(text).into_iter().map(PathBuf::from).collect(),
             _ => {}
         }
@@ -214,7 +217,7 @@ mod tests {
         let lower = [PathBuf::from("/a:b"), PathBuf::from(r"/c\d,e")];
         let text = join_overlay_folders(&lower.each_ref()).expect("text");
         let folders = overlay_folders(&[format!("lowerdir={text}"), r"upperdir=/u\:v".into(), "index=off".into()]);
-        assert_eq!(folders, OverlayFolders { upper: Some("/u:v".into()), lower: lower.to_vec() });
+        assert_eq!(folders, OverlayFolders { upper: Some("/u:v".into()), work: None, lower: lower.to_vec() });
     }
 
     #[test]
