@@ -4,6 +4,8 @@
 //! crash leaves at most files without a record, which are removed when the core is opened. Driver calls run on blocking
 //! threads, never on the database's; a lock for each number keeps two of them from meeting on one snapshot.
 
+mod folders;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use crate::meta::schema::{SNAPSHOT_CHILDREN, SNAPSHOTS, setting};
 use crate::meta::{Db, Durability, Reader, Sequence, Tx};
 use crate::records::check_labels;
 use crate::{Tenant, namespaces};
+pub(crate) use folders::Folders;
 
 /// The label that names the committed snapshot for which another is prepared.
 pub const REF: &str = "containerd.io/snapshot.ref";

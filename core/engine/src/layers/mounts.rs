@@ -1,18 +1,16 @@
 //! The mounts that a client names, as folders: which snapshot each folder is of, and what may be done with it.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use windlass_model::snapshotter::{Kind as SnapshotKind, Snapshotter, Whiteouts};
+use windlass_model::snapshotter::{Kind as SnapshotKind, Whiteouts};
 use windlass_model::{Context, Error, Kind, Mount, Result};
 use windlass_sys::mount::{OverlayFolders, mount_all, overlay_folders, unmount};
 
 use crate::Tenant;
 use crate::layer::diff::Trees;
-use crate::meta::Reader;
-use crate::meta::schema::SNAPSHOTS;
+use crate::snapshots::Folders;
 
 /// Where a layer is unpacked.
 #[derive(Debug)]
@@ -42,40 +40,6 @@ pub(super) struct Sides {
     upper: Tree,
 }
 
-/// Whose the folders of snapshots are.
-struct Folders {
-    /// A driver's folder, and the snapshots in it that are this namespace's.
-    drivers: Vec<(PathBuf, HashMap<u64, SnapshotKind>)>,
-}
-
-impl Folders {
-    fn of(tenant: &Tenant) -> Result<Self> {
-        let view = tenant.core.0.db.view();
-        let known = |driver: &dyn Snapshotter| {
-            let prefix = (tenant.namespace().clone(), driver.name().to_owned());
-            let records = view.scan(&SNAPSHOTS, &prefix)?;
-            let kinds = records.into_iter().map(|(_, record)| (record.id, record.kind)).collect();
-            Ok((driver.root().to_owned(), kinds))
-        };
-        let drivers = tenant.core.0.drivers.values().map(|driver| known(driver.as_ref())).collect::<Result<_>>()?;
-        Ok(Self { drivers })
-    }
-
-    /// What the snapshot is whose folder `path` is or lies in.
-    fn kind(&self, path: &Path) -> Result<SnapshotKind> {
-        let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        let found = self.drivers.iter().filter(|_| plain).find_map(|(root, known)| {
-            let Component::Normal(number) = path.strip_prefix(root).ok()?.components().next()? else { return None };
-            known.get(&number.to_str()?.parse().ok()?).copied()
-        });
-        let refuse = || {
-            let message = format!("{} is not the folder of a snapshot of this namespace", path.display());
-            Error::new(Kind::PermissionDenied, message)
-        };
-        found.ok_or_else(refuse)
-    }
-}
-
 impl Tree {
     fn of(folders: &Folders, mounts: &[Mount]) -> Result<Self> {
         let mount = match mounts {
@@ -86,7 +50,7 @@ impl Tree {
         let tree = match mount.kind.as_str() {
             "bind" | "rbind" => Self::Folder(PathBuf::from(&mount.source)),
             "overlay" => {
-                let OverlayFolders { upper, lower } = overlay_folders(&mount.options);
+                let OverlayFolders { upper, lower, .. } = overlay_folders(&mount.options);
                 match (upper, lower) {
                     (None, lower) if lower.is_empty() => return Err(Error::invalid("an overlay has no folders")),
                     (None, lower) if lower.len() == 1 => Self::Folder(lower[0].clone()),

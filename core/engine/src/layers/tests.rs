@@ -39,11 +39,15 @@ async fn only_folders_of_this_namespaces_snapshots_are_touched() {
     let foreign = place(other.clone(), "key").await;
     let outside = folder.path().join("outside");
     std::fs::create_dir(&outside).unwrap();
-    for bad in [&foreign, &outside, &own.join("../../outside"), &place(mine.clone(), "committed").await] {
+    // A link that some layer brought leads nowhere.
+    std::fs::create_dir(own.join("fs")).unwrap();
+    std::os::unix::fs::symlink(&outside, own.join("fs/link")).unwrap();
+    let linked = own.join("fs/link");
+    for bad in [&foreign, &outside, &linked, &own.join("../../outside"), &place(mine.clone(), "committed").await] {
         let error = mine.layers().apply(&layer, &[bind(bad)], false).await.unwrap_err();
         assert_eq!(error.kind(), Kind::PermissionDenied, "{}", bad.display());
     }
-    for bad in [&foreign, &outside, &own.join("../../outside")] {
+    for bad in [&foreign, &outside, &linked, &own.join("../../outside")] {
         let request = DiffRequest { lower: vec![bind(bad)], upper: vec![bind(&own)], ..DiffRequest::default() };
         assert_eq!(mine.layers().diff(request).await.unwrap_err().kind(), Kind::PermissionDenied);
     }
