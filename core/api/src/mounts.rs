@@ -137,7 +137,9 @@ impl Mounts for Service {
 
     async fn deactivate(&self, request: Request<DeactivateRequest>) -> Result<Response<()>, Status> {
         let store = self.store(&request)?;
-        store.deactivate(&request.get_ref().name).await.map_err(status)?;
+        let name = request.into_inner().name;
+        let work = async move { store.deactivate(&name).await };
+        tokio::spawn(work).await.map_err(|error| Status::internal(error.to_string()))?.map_err(status)?;
         Ok(Response::new(()))
     }
 

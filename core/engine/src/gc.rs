@@ -1,7 +1,7 @@
 //! The garbage collector: what nothing refers to goes, records first and files afterwards.
 //!
 //! Roots are containers, images and leases that have not expired, and whatever a label keeps by itself ([`labels`]). From
-//! there it follows image targets, containers' snapshots, snapshots' parents and labels ([`graph`]). A lease with
+//! there it follows image targets, containers' snapshots, snapshots' parents and labels ([`graph`]). Activations of mounts refer to nothing that is theirs, but are kept as snapshots are. A lease with
 //! `containerd.io/gc.flat` keeps what it names with what that stands on, not what its labels refer to.
 //!
 //! A collection reads all records in a view, which stops nobody. The writer thread only tells which keys were written
@@ -24,12 +24,13 @@ use self::graph::{Graph, Node};
 use crate::content;
 use crate::core::Inner;
 use crate::images;
-use crate::meta::schema::{BLOBS, IMAGES, LEASES, SNAPSHOTS};
+use crate::meta::schema::{BLOBS, IMAGES, LEASES, MOUNTS, SNAPSHOTS};
 use crate::meta::{Db, Durability, Reader, Tx};
+use crate::mounts::{self, Activation};
 use crate::snapshots::{self, SnapshotRecord};
-use crate::{Core, leases, mounts};
+use crate::{Core, leases};
 
-/// How long an active snapshot or view that nothing refers to is left alone: its container is yet to be recorded. One
+/// How long an active snapshot, a view or an activation that nothing refers to is left alone: its container is yet to be recorded. One
 /// that was made under a lease has none.
 pub const GRACE: Duration = Duration::from_secs(10 * 60);
 /// How long after a deletion the background collection waits for more of them.
@@ -52,6 +53,8 @@ pub struct GcStats {
     pub blobs: usize,
     /// Snapshots.
     pub snapshots: usize,
+    /// Activations of mounts.
+    pub mounts: usize,
     /// Ingests that nobody continued.
     pub ingests: usize,
 }
@@ -75,6 +78,8 @@ struct Taken {
     images: usize,
     blobs: Vec<BlobKey>,
     snapshots: Vec<(SnapshotKey, SnapshotRecord)>,
+    /// The ids of activations.
+    mounts: Vec<String>,
 }
 
 /// Ends the writer thread's keeping of changes.
@@ -135,7 +140,6 @@ pub(crate) async fn collect(core: &Core) -> Result<GcStats> {
         let mut stats = GcStats::default();
         for _ in 0..ATTEMPTS {
             if records(&core, &mut stats).await? {
-                mounts::expire(&core).await?;
                 let blobs = core.0.blobs.clone();
                 stats.ingests = crate::blocking(move || content::expire(&blobs)).await?;
                 return Ok(stats);
@@ -192,6 +196,7 @@ async fn records(core: &Core, stats: &mut GcStats) -> Result<bool> {
         stats.images += taken.images;
         stats.blobs += taken.blobs.len();
         stats.snapshots += taken.snapshots.len();
+        stats.mounts += taken.mounts.len();
         taken.remove_files(core).await?;
         match bites.next() {
             Some(next) => bite = next,
@@ -224,6 +229,13 @@ impl Taken {
                     self.images += 1;
                 }
             }
+            Node::Mount(namespace, name) => {
+                let key = (namespace, name);
+                if let Some(record) = tx.find(&MOUNTS, &key)?.filter(Activation::is_whole) {
+                    tx.delete(&MOUNTS, &key);
+                    self.mounts.push(record.id().to_owned());
+                }
+            }
             // Always kept.
             Node::Container(..) => {}
         }
@@ -231,6 +243,8 @@ impl Taken {
     }
 
     async fn remove_files(self, core: &Core) -> Result<()> {
+        // First: they may be of the snapshots that go.
+        mounts::discard(core.state().to_owned(), self.mounts).await;
         for ((namespace, driver, _), record) in self.snapshots {
             // A driver that is no longer configured leaves its files to whoever configures it again.
             if let Ok(snapshots) = core.tenant(namespace).snapshots(&driver) {

@@ -1,45 +1,63 @@
-//! Mounts that the daemon makes for its clients, each under a name of the client's choice.
+//! Mounts that the daemon makes for its clients, each list of them an activation under a name of the client's choice.
 //!
 //! A client makes most mounts itself, with the words that a snapshot driver gave it; asked to activate such, the engine
-//! answers that there is nothing for it to do. Only where the client wants them for a while the engine performs them, each
-//! in a folder `<state>/mounts/<hash of namespace and name>/<number>`, and gives one bind mount of the last of them.
+//! answers that there is nothing for it to do. It does what no client can: loop devices, file systems and folders that are made
+//! first, and mounts that name others before them ([`plan`]); or all of it, where the client wants it for a while. Each mount is in a
+//! folder `<state>/mounts/<id>/<number>`, a loop device a link there. What may be mounted is in [`ground`].
 //!
-//! The record is written before the first mount, and again when all are there. So whatever a crash or a reboot leaves, a
-//! record without mounts or mounts without a finished record, is taken away when the core is opened. An activation made
-//! under a lease ends with it, at the next collection; another one only when its client says so.
+//! An activation outlives the daemon. Its record is written before anything is done, before something is made in a snapshot, and
+//! after each mount ([`ladder`]); so when the core is opened, what was whole and still is stays, and all else is undone ([`sweep`]).
+//! No activation outlives the machine. It ends when its client says so or when nothing keeps it: its lease, labels
+//! (`gc.bref.*`, `gc.root`, `gc.expire`), or a `gc.ref.mount` of something else; without any of them it is left alone for a while
+//! ([`crate::gc::GRACE`]).
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod format;
+mod ground;
+mod ladder;
+mod make;
+mod options;
+mod plan;
+mod sweep;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use windlass_model::snapshotter::Labels;
-use windlass_model::{Context, Digest, Error, LeaseId, Mount, Namespace, Result, Timestamp};
-use windlass_sys::mount::{is_mounted, mount_all, unmount};
+use windlass_model::{Context, Error, Kind, LeaseId, Mount, Namespace, Result, Timestamp};
 
-use crate::core::Inner;
-use crate::meta::schema::{LEASES, MOUNTS};
-use crate::meta::{Db, Durability, Reader, Tx};
+use self::ladder::{Home, Ladder};
+use self::make::Made;
+use self::plan::{MOST, Plan};
+use crate::meta::schema::MOUNTS;
+use crate::meta::{Durability, Reader, Tx};
 use crate::records::check_labels;
-use crate::{Core, Tenant, leases, namespaces};
+use crate::{Tenant, leases, namespaces};
+pub(crate) use sweep::{discard, sweep};
 
-/// The most mounts of one activation.
-const MOST: usize = 64;
+/// The most mounts of all activations of one namespace.
+const MOST_OF_ALL: usize = 1024;
 
 /// A mount that the engine has made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveMount {
-    /// As it was asked for.
+    /// As it was asked for, with its texts filled in.
     pub mount: Mount,
-    /// Where it is.
+    /// Where it is; of a loop device, the link to it.
     pub point: PathBuf,
     /// Since when.
     pub mounted_at: Timestamp,
+    /// The loop device that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<PathBuf>,
 }
 
 /// What is stored of an activation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activation {
-    /// What the engine has mounted; empty until all of it is.
+    /// What its folder is called; no other has had it.
+    #[serde(default)]
+    id: String,
+    /// What the engine has mounted.
     #[serde(default)]
     pub active: Vec<ActiveMount>,
     /// What the client is to mount where it wants it.
@@ -48,9 +66,18 @@ pub struct Activation {
     /// Labels of the client.
     #[serde(default)]
     pub labels: Labels,
-    /// The lease with which it ends.
+    /// The lease that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseId>,
+    /// When it was begun.
+    #[serde(default)]
+    pub created_at: Timestamp,
+    /// Everything is done.
+    #[serde(default)]
+    is_whole: bool,
+    /// What is taken away if it does not become whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    made: Vec<Made>,
 }
 
 /// The activations of one namespace.
@@ -63,12 +90,31 @@ pub struct Mounts {
 /// An activation's place in the table: namespace, name.
 type Key = (Namespace, String);
 
+impl ActiveMount {
+    /// What it shows: the loop device that it is, or its source.
+    fn source(&self) -> String {
+        self.device.as_ref().map_or_else(|| self.mount.source.clone(), |device| device.display().to_string())
+    }
+}
+
+impl Activation {
+    /// True once everything is done; before, it is nobody's to take away.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// What its folder is called.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+}
+
 impl Mounts {
     pub(crate) fn new(tenant: Tenant) -> Self {
         Self { tenant, lease: None }
     }
 
-    /// The same mounts; what is activated from now on ends with `lease`.
+    /// The same mounts; what is activated from now on is held by `lease`.
     pub fn under(self, lease: Option<LeaseId>) -> Self {
         Self { lease, ..self }
     }
@@ -77,16 +123,14 @@ impl Mounts {
         (self.tenant.namespace().clone(), name.to_owned())
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
-        folder(&self.tenant.core.0.state, &self.key(name))
-    }
-
-    /// Performs `mounts` one after the other, where they are wanted for a while (`temporary`).
+    /// Does what the client cannot do of `mounts`, or everything where they are wanted for a while (`temporary`). To be run to its
+    /// end; what a crash leaves of it is undone when the core is opened.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::Unimplemented`] for mounts that the client is to make itself or whose type nobody here knows;
-    /// [`windlass_model::Kind::AlreadyExists`] for the name; [`windlass_model::Kind::NotFound`] without the lease; what the
-    /// kernel answers, in which case nothing stays.
+    /// [`Kind::Unimplemented`] for mounts that the client is to make itself or whose type nobody here knows;
+    /// [`Kind::PermissionDenied`] for what this namespace may not have mounted; [`Kind::AlreadyExists`] for the name;
+    /// [`Kind::NotFound`] without the lease; [`Kind::ResourceExhausted`] where the namespace has too many; what the
+    /// kernel answers. Nothing stays then.
     pub async fn activate(
         &self,
         name: &str,
@@ -95,46 +139,47 @@ impl Mounts {
         labels: Labels,
     ) -> Result<Activation> {
         check_labels(&labels)?;
-        if name.is_empty() || mounts.is_empty() || mounts.len() > MOST {
-            return Err(Error::invalid(format!("an activation needs a name and up to {MOST} mounts")));
-        }
-        if let Some(mount) = mounts.iter().find(|mount| mount.kind.contains('/')) {
-            return Err(Error::unimplemented(format!("nothing here makes mounts of type {:?}", mount.kind)));
-        }
-        if !temporary {
-            return Err(Error::unimplemented("these mounts need no daemon: the client makes them"));
-        }
-        let begun = Activation { labels, lease: self.lease.clone(), ..Activation::default() };
-        self.begin(self.key(name), begun.clone()).await?;
-        let folder = self.folder(name);
-        let mounting = crate::blocking(move || {
-            let made = perform(&folder, mounts);
-            if made.is_err() {
-                clear(&folder)?;
-            }
-            made
-        });
-        match mounting.await.context(|| format!("activate {name:?}")) {
-            Ok(active) => {
-                let last = active.last().map(|mount| mount.point.display().to_string()).unwrap_or_default();
-                let bind =
-                    Mount { kind: "bind".into(), source: last, options: vec!["rbind".into()], ..Mount::default() };
-                let done = Activation { active, system: vec![bind], ..begun };
-                self.put(self.key(name), Some(done.clone())).await?;
-                Ok(done)
-            }
+        let plan = Plan::new(name, mounts, temporary)?;
+        let begun = Activation {
+            id: uuid::Uuid::new_v4().simple().to_string(),
+            labels,
+            lease: self.lease.clone(),
+            created_at: Timestamp::now(),
+            ..Activation::default()
+        };
+        let mut ladder = Ladder::new(self.clone(), self.key(name), begun.clone())?;
+        self.begin(self.key(name), begun, plan.mounted.len()).await?;
+        match ladder.climb(plan, temporary).await {
+            Ok(()) => Ok(ladder.record),
             Err(error) => {
-                self.put(self.key(name), None).await?;
-                Err(error)
+                let (home, made) = (self.home(&ladder.record), ladder.record.made);
+                // Where that fails, the record stays for the next start.
+                crate::blocking(move || ladder::undo(&home, &made)).await.context(|| format!("undo {name:?}"))?;
+                self.forget(self.key(name), ladder.record.id).await?;
+                Err(error).context(|| format!("activate {name:?}"))
             }
         }
     }
 
-    async fn begin(&self, key: Key, record: Activation) -> Result<()> {
+    fn home(&self, record: &Activation) -> Home {
+        Home::of(&self.tenant.core.0.state, &record.id)
+    }
+
+    /// Records an activation of `count` mounts.
+    async fn begin(&self, key: Key, record: Activation, count: usize) -> Result<()> {
         let events = self.tenant.events().clone();
         let change = move |tx: &mut Tx<'_>| {
             if tx.has(&MOUNTS, &key)? {
                 return Err(Error::already_exists(format!("activation {:?} exists already", key.1)));
+            }
+            let mut all = count.max(1);
+            tx.each(&MOUNTS, &key.0, &mut |_, other| {
+                all += if other.is_whole { other.active.len().max(1) } else { MOST };
+                Ok(())
+            })?;
+            if all > MOST_OF_ALL {
+                let message = format!("namespace {} would have more than {MOST_OF_ALL} mounts", key.0);
+                return Err(Error::new(Kind::ResourceExhausted, message));
             }
             if let Some(lease) = &record.lease {
                 leases::require(tx, &key.0, lease)?;
@@ -145,34 +190,44 @@ impl Mounts {
         self.tenant.update(Durability::Crash, change).await
     }
 
-    async fn put(&self, key: Key, record: Option<Activation>) -> Result<()> {
-        let change = move |tx: &mut Tx<'_>| match record {
-            Some(record) => tx.put(&MOUNTS, &key, &record),
-            None => {
-                tx.delete(&MOUNTS, &key);
-                Ok(())
-            }
+    /// Writes how far an activation is; its labels are others' to change.
+    async fn put(&self, key: Key, mut record: Activation) -> Result<()> {
+        let change = move |tx: &mut Tx<'_>| {
+            record.labels = tx.find(&MOUNTS, &key)?.ok_or_else(|| missing(&key.1))?.labels;
+            tx.put(&MOUNTS, &key, &record)
         };
         self.tenant.update(Durability::Crash, change).await
     }
 
-    /// Takes the mounts of an activation away, last one first, and forgets it.
+    /// Deletes the record, if it is still of that activation.
+    async fn forget(&self, key: Key, id: String) -> Result<()> {
+        let change = move |tx: &mut Tx<'_>| {
+            if tx.find(&MOUNTS, &key)?.is_some_and(|record| record.id == id) {
+                tx.delete(&MOUNTS, &key);
+            }
+            Ok(())
+        };
+        self.tenant.update(Durability::Crash, change).await
+    }
+
+    /// Takes the mounts of an activation away, last one first, and forgets it. What was made in snapshots is theirs.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::NotFound`]; [`windlass_model::Kind::Unavailable`] while it is being activated.
+    /// [`Kind::NotFound`]; [`Kind::Unavailable`] while it is being activated.
     pub async fn deactivate(&self, name: &str) -> Result<()> {
-        if self.get(name).await?.active.is_empty() {
+        let record = self.get(name).await?;
+        if !record.is_whole {
             return Err(Error::unavailable(format!("{name:?} is being activated")));
         }
-        let folder = self.folder(name);
-        crate::blocking(move || clear(&folder)).await.context(|| format!("deactivate {name:?}"))?;
-        self.put(self.key(name), None).await
+        let home = self.home(&record);
+        crate::blocking(move || ladder::clear(&home)).await.context(|| format!("deactivate {name:?}"))?;
+        self.forget(self.key(name), record.id).await
     }
 
     /// What is known of an activation.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::NotFound`].
+    /// [`Kind::NotFound`].
     pub async fn get(&self, name: &str) -> Result<Activation> {
         self.tenant.core.0.db.view().find(&MOUNTS, &self.key(name))?.ok_or_else(|| missing(name))
     }
@@ -186,7 +241,7 @@ impl Mounts {
     /// Changes the labels by `change`, alone among all writers.
     ///
     /// # Errors
-    /// [`windlass_model::Kind::NotFound`]; [`windlass_model::Kind::InvalidArgument`] for labels that are too long.
+    /// [`Kind::NotFound`]; [`Kind::InvalidArgument`] for labels that are too long.
     pub async fn update_labels(
         &self,
         name: &str,
@@ -208,100 +263,7 @@ fn missing(name: &str) -> Error {
     Error::not_found(format!("activation {name:?} does not exist"))
 }
 
-/// The folder of all activations.
-fn folders(state: &Path) -> PathBuf {
-    state.join("mounts")
-}
-
-/// The folder of one; any name is a good file name this way.
-fn folder(state: &Path, (namespace, name): &Key) -> PathBuf {
-    folders(state).join(Digest::of(format!("{namespace}\0{name}").as_bytes()).hex())
-}
-
-/// Mounts one after the other. Blocks.
-fn perform(folder: &Path, mounts: Vec<Mount>) -> Result<Vec<ActiveMount>> {
-    let mut active = Vec::with_capacity(mounts.len());
-    for (number, mount) in mounts.into_iter().enumerate() {
-        let point = folder.join(number.to_string());
-        fs::create_dir_all(&point).context(|| format!("make {}", point.display()))?;
-        mount_all(std::slice::from_ref(&mount), &point)?;
-        active.push(ActiveMount { mount, point, mounted_at: Timestamp::now() });
-    }
-    Ok(active)
-}
-
-/// Takes away the mounts in a folder, and the folder. What is mounted is never descended into. Blocks.
-fn clear(folder: &Path) -> Result<()> {
-    for number in (0..MOST).rev() {
-        let point = folder.join(number.to_string());
-        unmount(&point)?;
-        match fs::remove_dir(&point) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Takes away what an earlier process left half made, or what a reboot left of it.
-pub(crate) async fn sweep(db: &Db, state: &Path) -> Result<()> {
-    let mut kept = Vec::new();
-    let mut gone = Vec::new();
-    for (key, record) in db.view().scan(&MOUNTS, &())? {
-        let mut whole = !record.active.is_empty();
-        for mount in &record.active {
-            whole = whole && is_mounted(&mount.point)?;
-        }
-        if whole { kept.push(folder(state, &key)) } else { gone.push(key) }
-    }
-    let folders = folders(state);
-    crate::blocking(move || {
-        let entries = match fs::read_dir(&folders) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.context(|| format!("list {}", folders.display()))?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if !kept.contains(&path) {
-                clear(&path).context(|| format!("clear {}", path.display()))?;
-            }
-        }
-        Ok(())
-    })
-    .await?;
-    if gone.is_empty() {
-        return Ok(());
-    }
-    db.update(Durability::Crash, move |tx| {
-        gone.iter().for_each(|key| tx.delete(&MOUNTS, key));
-        Ok(())
-    })
-    .await
-}
-
-/// Ends the activations whose lease has ended.
-pub(crate) async fn expire(core: &Core) -> Result<()> {
-    let Inner { db, .. } = &*core.0;
-    let mut over = Vec::new();
-    let view = db.view();
-    for (key, record) in view.scan(&MOUNTS, &())? {
-        if let Some(lease) = record.lease.filter(|_| !record.active.is_empty())
-            && !view.has(&LEASES, &(key.0.clone(), lease))?
-        {
-            over.push(key);
-        }
-    }
-    drop(view);
-    for (namespace, name) in over {
-        if let Err(error) = core.tenant(namespace).mounts().deactivate(&name).await {
-            tracing::warn!(name, %error, "an activation whose lease has ended stays");
-        }
-    }
-    Ok(())
-}
-
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;

@@ -89,3 +89,44 @@ async fn mounts_are_made_for_a_while_told_labelled_and_taken_away() {
     assert_eq!(gone.code(), Code::NotFound);
     assert!(!Path::new(&made.active[0].mount_point).exists());
 }
+
+#[tokio::test]
+async fn a_mount_that_names_another_is_prepared_and_nothing_of_the_host_is_mounted() {
+    let bench = bench().await;
+    let mount = |kind: &str, source: &str, options: &[&str]| Mount {
+        r#type: kind.into(),
+        source: source.into(),
+        options: options.iter().map(|&option| option.into()).collect(),
+        ..Mount::default()
+    };
+    let ask = |mounts, temporary| Activate { name: "work".into(), mounts, labels: HashMap::new(), temporary };
+    let activate = |ask| call(&bench, "/containerd.services.mounts.v1.Mounts/Activate", ask);
+    let snapshots = bench.core.tenant("one".parse().expect("a namespace")).snapshots("native").expect("a driver");
+    snapshots.prepare("key", None, Labels::new(), None).await.expect("prepare");
+    let mounts = snapshots.mounts("key").await.expect("mounts");
+    let own = mounts[0].source.clone();
+    let list = vec![
+        mount("mkfs/loop", &format!("{own}/image"), &["X-containerd.mkfs.size=2MiB", "X-containerd.mkfs.fs=ext2"]),
+        mount("format/ext2", "{{ source 0 }}", &["ro"]),
+        mount("bind", "/whatever", &["ro"]),
+    ];
+    let made = activate(ask(list, false)).await.expect("activate").expect("an info");
+    assert_eq!((made.active.len(), made.system.len()), (1, 2));
+    let device = std::fs::read_link(&made.active[0].mount_point).expect("a link");
+    assert_eq!(
+        (made.system[0].r#type.as_str(), made.system[0].source.as_str()),
+        ("ext2", device.to_str().expect("text"))
+    );
+    assert_eq!(made.system[1], mount("bind", "/whatever", &["ro"]));
+    let name = Named { name: "work".into() };
+    call(&bench, "/containerd.services.mounts.v1.Mounts/Deactivate", name).await.expect("deactivate");
+    for (list, code) in [
+        (vec![mount("bind", "/etc", &["ro"])], Code::PermissionDenied),
+        (vec![mount("proc", "proc", &[])], Code::PermissionDenied),
+        (vec![mount("format/bind", "{{ mount 0 }}", &[])], Code::InvalidArgument),
+        (vec![mount("mkfs/loop", &format!("{own}/other"), &["X-containerd.mkfs.size=2PiB"])], Code::InvalidArgument),
+    ] {
+        let refused = activate(ask(list.clone(), true)).await.expect_err("refused");
+        assert_eq!(refused.code(), code, "{list:?}: {refused}");
+    }
+}

@@ -11,7 +11,8 @@ use crate::ContainerRecord;
 use crate::images::ImageRecord;
 use crate::leases::LeaseRecord;
 use crate::meta::Reader;
-use crate::meta::schema::{BLOBS, CONTAINERS, IMAGES, LEASED, LEASES, SANDBOXES, SNAPSHOTS};
+use crate::meta::schema::{BLOBS, CONTAINERS, IMAGES, LEASED, LEASES, MOUNTS, SANDBOXES, SNAPSHOTS};
+use crate::mounts::Activation;
 use crate::snapshots::{SnapshotRecord, driver_name};
 
 /// A thing that is kept, or keeps something.
@@ -21,6 +22,7 @@ pub(super) enum Node {
     Snapshot(Namespace, String, String),
     Image(Namespace, String),
     Container(Namespace, Id),
+    Mount(Namespace, String),
 }
 
 /// How a thing is kept.
@@ -84,6 +86,7 @@ impl Graph {
             graph.sandbox(&key.0, &sandbox.labels);
             Ok(())
         })?;
+        reader.each(&MOUNTS, &(), &mut |key, activation| graph.activation(reader, key, &activation).map(drop))?;
         for (key, lease) in reader.scan(&LEASES, &())? {
             graph.lease(reader, key, &lease)?;
         }
@@ -99,7 +102,7 @@ impl Graph {
         found.sort_by_cached_key(|number| {
             let vertex = &self.vertices[*number];
             let (rank, below) = match vertex.node {
-                Node::Image(..) | Node::Container(..) => (0, 0),
+                Node::Image(..) | Node::Container(..) | Node::Mount(..) => (0, 0),
                 Node::Snapshot(..) => (1, self.depth(*number)),
                 Node::Blob(..) => (2, vertex.keeps.len()),
             };
@@ -127,6 +130,10 @@ impl Graph {
         } else if let Some(key) = SANDBOXES.key_from(bytes) {
             if let Some(sandbox) = reader.find(&SANDBOXES, &key)? {
                 self.sandbox(&key.0, &sandbox.labels);
+            }
+        } else if let Some(key) = MOUNTS.key_from(bytes) {
+            if let Some(activation) = reader.find(&MOUNTS, &key)? {
+                revived = Some(self.activation(reader, key, &activation)?);
             }
         } else if let Some(key) = LEASED.key_from(bytes)
             && reader.has(&LEASED, &key)?
@@ -192,8 +199,7 @@ impl Graph {
     fn snapshot(&mut self, (namespace, driver, key): SnapshotKey, record: &SnapshotRecord) -> usize {
         let parent = record.parent.clone().map(|parent| Node::Snapshot(namespace.clone(), driver.clone(), parent));
         let number = self.record(Node::Snapshot(namespace.clone(), driver, key), parent, &namespace, &record.labels);
-        let youngest = self.now.nanos().saturating_sub(GRACE.as_nanos() as i64);
-        let fresh = record.kind != Kind::Committed && !record.leased && record.created_at.nanos() > youngest;
+        let fresh = record.kind != Kind::Committed && !record.leased && self.is_young(record.created_at);
         self.root_if(number, fresh || is_root(&record.labels, self.now))
     }
 
@@ -218,6 +224,24 @@ impl Graph {
                 self.root_if(number, true);
             }
         }
+    }
+
+    fn activation(&mut self, reader: &impl Reader, key: (Namespace, String), record: &Activation) -> Result<usize> {
+        let (namespace, name) = key;
+        let number = self.record(Node::Mount(namespace.clone(), name), None, &namespace, &record.labels);
+        let held = match &record.lease {
+            Some(id) => {
+                let lease = reader.find(&LEASES, &(namespace, id.clone()))?;
+                lease.is_some_and(|lease| !is_over(&lease.labels, self.now))
+            }
+            None => self.is_young(record.created_at),
+        };
+        Ok(self.root_if(number, held || !record.is_whole() || is_root(&record.labels, self.now)))
+    }
+
+    /// True where something may yet be recorded that refers to what was made then.
+    fn is_young(&self, created_at: Timestamp) -> bool {
+        created_at.nanos() > self.now.nanos().saturating_sub(GRACE.as_nanos() as i64)
     }
 
     fn lease(&mut self, reader: &impl Reader, key: (Namespace, LeaseId), lease: &LeaseRecord) -> Result<()> {

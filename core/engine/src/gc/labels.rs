@@ -6,6 +6,7 @@
 //! containerd.io/gc.ref.content[. or / and words]    it keeps the blob of that digest
 //! containerd.io/gc.ref.image[. or / and words]      it keeps the image of that name
 //! containerd.io/gc.ref.snapshot.DRIVER[/ and words] it keeps the snapshot of that key
+//! containerd.io/gc.ref.mount[. or / and words]      it keeps the activation of mounts of that name
 //! containerd.io/gc.bref.…                           the other way round: it is kept by that blob, image, snapshot,
 //!                                                   or container (gc.bref.container), which need not exist yet
 //! ```
@@ -66,6 +67,7 @@ fn node(namespace: &Namespace, kind: &str, value: &str) -> Option<Node> {
     match kind.split(['.', '/']).next()? {
         "content" => Some(Node::Blob(namespace, value.parse().ok()?)),
         "image" => Some(Node::Image(namespace, value.to_owned())),
+        "mount" => Some(Node::Mount(namespace, value.to_owned())),
         "container" => Some(Node::Container(namespace, value.parse().ok()?)),
         _ => None,
     }
