@@ -26,6 +26,7 @@ pub mod registry;
 pub mod secure;
 pub mod spdy;
 pub mod systemd;
+pub mod tasks;
 pub mod tenant;
 pub mod trouble;
 pub mod writers;
