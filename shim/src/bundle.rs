@@ -29,7 +29,7 @@ const NOTES_DIR: &str = "containers";
 struct Spec {
     process: Option<Process>,
     mounts: Option<Vec<Value>>,
-    hooks: Option<BTreeMap<String, Vec<IgnoredAny>>>,
+    hooks: Option<BTreeMap<String, Option<Vec<IgnoredAny>>>>,
     linux: Option<Linux>,
 }
 
@@ -117,7 +117,7 @@ pub struct Bundle {
     #[serde(skip)]
     pub cwd: PathBuf,
     /// The names of its hooks that have something to do.
-    #[serde(skip)]
+    #[serde(default)]
     pub hooks: Vec<String>,
     /// The container's processes end with its first one, because it is process 1 of their namespace.
     #[serde(skip)]
@@ -182,7 +182,11 @@ impl Bundle {
             ids,
             sources,
             cwd: process.cwd,
-            hooks: hooks.into_iter().filter(|(_, list)| !list.is_empty()).map(|(name, _)| name).collect(),
+            hooks: hooks
+                .into_iter()
+                .filter(|(_, list)| list.iter().flatten().next().is_some())
+                .map(|(name, _)| name)
+                .collect(),
             own_pids: linux
                 .namespaces
                 .iter()
@@ -199,6 +203,11 @@ impl Bundle {
             self.owner = (options.io_uid, options.io_gid);
         }
         (self.no_pivot, self.no_keyring) = (options.no_pivot_root, options.no_new_keyring);
+    }
+
+    /// True where the built-in runtime is to be called for hooks of this name.
+    pub fn calls_hooks(&self, name: &str) -> bool {
+        self.runtime.is_none() && self.hooks.iter().any(|hook| hook == name)
     }
 
     /// Where the runtime keeps its state.

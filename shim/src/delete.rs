@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use windlass_model::{Context, Error, Kind, Result, Timestamp};
@@ -15,9 +14,10 @@ use windlass_wire::{convert, words};
 use crate::bundle::Bundle;
 use crate::flags::Flags;
 use crate::home;
+use crate::oci::{Caller, Verb};
 use crate::start::socket_path;
 
-/// How long a runtime by path may take to forget a container.
+/// How long a runtime may take to forget a container, hooks and all.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Cleans up after the shim of the bundle in the flags, and prints the answer.
@@ -76,23 +76,25 @@ fn is_running(pid: u32) -> bool {
 fn clear(layout: &Layout, bundle: &Bundle) -> Result<()> {
     layout.kill(&bundle.cgroup)?;
     layout.remove(&bundle.cgroup)?;
-    if let Some(binary) = &bundle.runtime {
-        forget(binary, bundle);
+    if bundle.runtime.is_some() || bundle.calls_hooks("poststop") {
+        forget(bundle).unwrap_or_else(|error| eprintln!("delete of container {}: {error}", bundle.id));
     }
     bundle.clear()
 }
 
-/// Lets a runtime by path drop what it knows; what it does not do is done by [`Bundle::clear`].
-fn forget(binary: &std::path::Path, bundle: &Bundle) {
-    let mut command = Command::new(binary);
-    command.arg("--root").arg(bundle.root()).args(["delete", "--force", &bundle.id]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let Ok(mut child) = child else { return };
+/// Lets a runtime by path drop what it knows, and run the last hooks; what it does not do is done by [`Bundle::clear`].
+fn forget(bundle: &Bundle) -> Result<()> {
+    let call = Caller::new()?.call(bundle, &Verb::Delete, false, None, None)?;
     let deadline = Instant::now() + CALL_LIMIT;
-    while matches!(child.try_wait(), Ok(None)) {
-        if Instant::now() > deadline {
-            child.kill().ok();
+    loop {
+        match process::reap()? {
+            Some(reaped) if reaped.pid == call.pid => return call.outcome(reaped.status).map(drop),
+            Some(_) => {}
+            None if Instant::now() > deadline => {
+                call.abort();
+                return Err(Error::deadline("the OCI runtime did not answer"));
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -11,6 +11,7 @@ pub mod console;
 mod corrections;
 mod devices;
 mod exec;
+mod hooks;
 mod joined;
 mod label;
 mod limits;
@@ -47,7 +48,10 @@ pub enum Verb {
     /// Make the container, its program not started.
     Create,
     /// Start the program. With the built-in runtime only where hooks are to run; see [`release`].
-    Start,
+    Start {
+        /// The container's first process.
+        pid: u32,
+    },
     /// Run another process in the container.
     Exec {
         /// Its name, unique in the container.
@@ -64,7 +68,7 @@ pub enum Verb {
         /// The file with OCI resources.
         resources: PathBuf,
     },
-    /// Forget the container and run its last hooks.
+    /// Forget the container; the built-in runtime only runs its last hooks.
     Delete,
 }
 
@@ -95,7 +99,7 @@ impl Verb {
     fn name(&self) -> &'static str {
         match self {
             Self::Create => "create",
-            Self::Start => "start",
+            Self::Start { .. } => "start",
             Self::Exec { .. } => "exec",
             Self::Update { .. } => "update",
             Self::Delete => "delete",
@@ -195,7 +199,13 @@ impl Caller {
             Verb::Update { resources } => {
                 command.arg("--resources").arg(resources);
             }
-            _ => {}
+            Verb::Start { pid } => {
+                command.args(["--pid", &pid.to_string()]);
+            }
+            Verb::Create | Verb::Delete => {}
+        }
+        if !bundle.hooks.is_empty() {
+            command.arg("--hooked");
         }
         if systemd {
             command.arg("--systemd");
@@ -246,7 +256,7 @@ fn by_path(
         Verb::Exec { process, .. } => drop(command.arg("--detach").arg("--process").arg(process)),
         Verb::Update { resources } => drop(command.arg("--resources").arg(resources)),
         Verb::Delete => drop(command.arg("--force")),
-        Verb::Start => {}
+        Verb::Start { .. } => {}
     }
     command.arg(&bundle.id);
     (command, Answer::Files { log, pid }, None)
@@ -293,11 +303,15 @@ impl Call {
 /// # Errors
 /// Where that process is gone.
 pub fn release(bundle: &Bundle) -> Result<()> {
-    let folder = bundle.state.join(&bundle.id);
+    release_in(&bundle.state, &bundle.id)
+}
+
+fn release_in(root: &Path, id: &str) -> Result<()> {
+    let folder = root.join(id);
     // The path may be longer than a socket's address may be; a folder's handle makes it short.
     let handle = windlass_sys::fs::open_folder(&folder)?;
     let socket = format!("/proc/self/fd/{}/notify.sock", handle.as_raw_fd());
-    let doing = || format!("start container {}", bundle.id);
+    let doing = || format!("start container {id}");
     let mut stream = std::os::unix::net::UnixStream::connect(socket).context(doing)?;
     std::io::Write::write_all(&mut stream, b"start").context(doing)
 }

@@ -104,6 +104,8 @@ enum Done {
     Called { purpose: Purpose, outcome: Result<u32> },
     /// The output of an ended process has been carried.
     Drained { container: String, exec: Option<String>, exit: Exit },
+    /// All processes of a container are gone, and its last hooks are to run.
+    Emptied { container: String, failed: Option<(Error, Reply<windlass_wire::task::CreateTaskResponse>)> },
     /// What a container left has been taken away.
     Removed {
         container: String,

@@ -5,6 +5,7 @@
 //! - It puts SELinux's label for mounts on every file system but `proc` and `sysfs`
 //!   (`rootfs::Mount::mount_into_container`). Those that the kernel has once and shows in many places, such as `mqueue` and
 //!   cgroups, cannot be mounted so.
+//! - It has its own way with the hooks of the start, see [`super::hooks`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_wire::words;
 
-use super::confinement;
+use super::{confinement, hooks};
 
 /// A bundle whose specification is the corrected one until this is dropped.
 #[derive(Debug)]
@@ -31,7 +32,8 @@ pub fn correct(spec: &mut Value, confined: bool) -> bool {
         confinement::take_out(spec);
     }
     let exchanged = exchange(spec);
-    place_label(spec) || exchanged || confined
+    let hooked = hooks::take_out(spec);
+    place_label(spec) || exchanged || hooked || confined
 }
 
 /// Exchanges the two operands of each masked comparison; false where there is none.
@@ -77,9 +79,16 @@ impl Corrected {
         if !correct(&mut spec, confined) {
             return Ok(None);
         }
-        let bytes = serde_json::to_vec(&spec).map_err(refuse)?;
-        windlass_sys::fs::write_atomic(&file, &bytes)?;
-        Ok(Some(Self { file, original }))
+        Self::write(file, original, &spec).map(Some)
+    }
+
+    /// Has `spec` in the file whose bytes are `original`.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write(file: PathBuf, original: Vec<u8>, spec: &Value) -> Result<Self> {
+        windlass_sys::fs::write_atomic(&file, spec.to_string().as_bytes())?;
+        Ok(Self { file, original })
     }
 
     /// Restores the file.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use windlass_model::{Context, Error, Kind, Result};
 use windlass_wire::words;
 
-use super::corrections;
+use super::corrections::{self, Corrected};
 
 /// The folder in a container's bundle with the specification that libcontainer gets.
 const FOLDER: &str = "oci-spec";
@@ -20,29 +20,35 @@ const FOLDER: &str = "oci-spec";
 /// A bundle whose namespaces are named by descriptors.
 #[derive(Debug)]
 pub struct Joined {
-    /// The bundle that libcontainer is to take.
-    pub bundle: PathBuf,
+    /// The bundle that libcontainer is to take; nothing where it is the container's own.
+    pub bundle: Option<PathBuf>,
+    /// The container's own, as it is for libcontainer.
+    pub corrected: Option<Corrected>,
     _namespaces: Vec<File>,
 }
 
 impl Joined {
     /// Opens what the specification in `bundle` joins; nothing where it asks for no user namespace. What is `confined` by this
-    /// runtime is left out.
+    /// runtime is left out. Where hooks are told which folder is the container's, it stays that one.
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] where the specification is none; otherwise where a namespace cannot be opened.
-    pub fn take(bundle: &Path, confined: bool) -> Result<Option<Self>> {
+    pub fn take(bundle: &Path, confined: bool, hooked: bool) -> Result<Option<Self>> {
         let file = bundle.join(words::SPEC_FILE);
         let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
         let refuse = |error| Error::with_source(Kind::InvalidArgument, format!("read {}", file.display()), error);
         let mut spec: Value = serde_json::from_slice(&bytes).map_err(refuse)?;
         let Some(namespaces) = rewrite(&mut spec, bundle)? else { return Ok(None) };
         corrections::correct(&mut spec, confined);
+        if hooked {
+            let corrected = Corrected::write(file, bytes, &spec)?;
+            return Ok(Some(Self { bundle: None, corrected: Some(corrected), _namespaces: namespaces }));
+        }
         let folder = bundle.join(FOLDER);
         fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
         let bytes = serde_json::to_vec(&spec).map_err(refuse)?;
         windlass_sys::fs::write_atomic(&folder.join(words::SPEC_FILE), &bytes)?;
-        Ok(Some(Self { bundle: folder, _namespaces: namespaces }))
+        Ok(Some(Self { bundle: Some(folder), corrected: None, _namespaces: namespaces }))
     }
 }
 

@@ -13,8 +13,10 @@ use rustix::fs::{Access, FileType, Mode, OFlags, access, fstat, open, stat};
 use rustix::io::Errno;
 use windlass_model::environment::decode;
 use windlass_model::{Error, Kind, Result};
+use windlass_sys::process;
 
 use super::confinement::Confinement;
+use super::hooks::AtStart;
 use super::label;
 
 /// The most that is read of a container's `/etc/passwd`, in bytes.
@@ -28,6 +30,10 @@ pub type Variable = Vec<u8>;
 pub struct Program {
     /// What it is put under here; nothing where libcontainer does that.
     pub confinement: Option<Arc<Confinement>>,
+    /// What it does when it is started, before it is executed.
+    pub at_start: Option<Arc<AtStart>>,
+    /// True where this process has met hooks and so has kept `SIGPIPE` from ending it, which the program must not inherit.
+    pub hooked: bool,
 }
 
 impl Executor for Program {
@@ -53,6 +59,10 @@ impl Executor for Program {
     fn exec(&self, spec: &Spec) -> std::result::Result<(), ExecutorError> {
         let begun = words(spec).and_then(|(args, env)| {
             let first = args.first().ok_or_else(|| Error::invalid("process.args is empty"))?;
+            self.at_start.as_ref().map_or(Ok(()), |hooks| hooks.run(&env))?;
+            if self.hooked {
+                process::restore_sigpipe()?;
+            }
             Ok((find(first, &env)?, args, env))
         });
         let error = match begun {
@@ -94,6 +104,12 @@ pub fn environment(env: Vec<String>) -> Result<Vec<Variable>> {
 
 fn name(variable: &[u8]) -> &[u8] {
     variable.split(|byte| *byte == b'=').next().unwrap_or_default()
+}
+
+/// A variable's name and value; nothing where it is no `NAME=value`.
+pub fn halves(variable: &[u8]) -> Option<(&[u8], &[u8])> {
+    let name = name(variable);
+    variable.get(name.len() + 1..).map(|value| (name, value))
 }
 
 /// The value of `wanted` in an environment.

@@ -1,5 +1,5 @@
 //! The built-in OCI runtime: a fresh, single-threaded process of this program, with the crate `libcontainer` for all but
-//! execs.
+//! execs and the hooks of start and end.
 //!
 //! `oci create|start|exec|update|delete --id ID --root DIR --bundle DIR --answer FD …` does one thing and answers one line
 //! on the descriptor, see [`super::answer`]. The container's processes become children of the shim, not of this process.
@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libcgroups::common::{CgroupConfig, CgroupManager, create_cgroup_manager};
-use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use serde_json::Value;
@@ -23,6 +22,7 @@ use super::causes::Causes;
 use super::confinement::Confinement;
 use super::corrections::Corrected;
 use super::exec::{self, Target};
+use super::hooks::{self, AtStart, Hooks, Moment};
 use super::joined::Joined;
 use super::program::Program;
 use super::shortcut::Shortcut;
@@ -47,6 +47,7 @@ struct Options {
     birth: u64,
     resources: Option<PathBuf>,
     cache: Option<PathBuf>,
+    hooked: bool,
 }
 
 /// Does what the arguments after `oci` ask, and answers on the descriptor that they name.
@@ -57,21 +58,32 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let verb = text(arguments.next())?;
     let options = Options::parse(arguments)?;
     let mut answer = File::from(process::inherited(options.answer)?);
-    process::restore_sigpipe()?;
+    // A hook that does not read the state must not end this process.
+    if !options.hooked || verb == "exec" {
+        process::restore_sigpipe()?;
+    }
     if verb == "exec" {
         return answer::write(&mut answer, &execute(&options));
     }
     let causes = Causes::listen()?;
     let outcome = match verb.as_str() {
         "create" => create(&options),
-        "start" => load(&options).and_then(|mut container| container.start().map_err(refused)).map(|()| 0),
+        "start" => start(&options).map(|()| 0),
         "update" => update(&options).map(|()| 0),
         SCOPE => scope(&options).map(|()| 0),
-        "delete" => load(&options).and_then(|mut container| container.delete(true).map_err(refused)).map(|()| 0),
+        "delete" => Hooks::kept(&options.id, &options.bundle, &options.root)
+            .and_then(|hooks| hooks.run(Moment::Poststop, None, &[]))
+            .map(|()| 0),
         other => Err(Error::unimplemented(format!("oci {other}"))),
     };
     let outcome = outcome.map_err(|error| Error::new(error.kind(), causes.add(error.to_string())));
-    answer::write(&mut answer, &outcome)
+    let failed = outcome.is_err();
+    answer::write(&mut answer, &outcome)?;
+    if failed && options.hooked {
+        // Hooks that were given up may have left children, which are all in the group that this process leads.
+        process::kill_group(std::process::id());
+    }
+    Ok(())
 }
 
 impl Options {
@@ -81,6 +93,7 @@ impl Options {
             match name.to_str() {
                 Some("--systemd") => options.systemd = true,
                 Some("--no-pivot") => options.no_pivot = true,
+                Some("--hooked") => options.hooked = true,
                 Some("--id") => options.id = text(arguments.next())?,
                 Some("--cgroup") => options.cgroup = text(arguments.next())?,
                 Some("--root") => options.root = text(arguments.next())?.into(),
@@ -123,13 +136,22 @@ fn create(options: &Options) -> Result<u32> {
         layout.create(&options.cgroup)?;
         shortcut = Shortcut::take(&layout, &options.bundle, &options.cgroup, &options.paths(), confined)?;
     }
-    let joined = if shortcut.is_none() { Joined::take(&options.bundle, confined)? } else { None };
-    let bundle = shortcut.as_ref().map(|shortcut| &shortcut.bundle);
-    let bundle = bundle.or(joined.as_ref().map(|joined| &joined.bundle));
-    let corrected = if bundle.is_none() { Corrected::take(&options.bundle, confined)? } else { None };
+    let hooked = options.hooked;
+    let hooks = hooked.then(|| Hooks::load(&options.id, &options.bundle)).transpose()?;
+    hooks.as_ref().map_or(Ok(()), |hooks| hooks.keep(&options.root))?;
+    let at_start = hooks.map(|hooks| AtStart::prepare(hooks, &options.root)).transpose()?.flatten();
+    let mut joined = if shortcut.is_none() { Joined::take(&options.bundle, confined, hooked)? } else { None };
+    let bundle = shortcut.as_ref().map(|shortcut| shortcut.bundle.clone());
+    let bundle = bundle.or_else(|| joined.as_ref().and_then(|joined| joined.bundle.clone()));
+    let corrected = match &mut joined {
+        Some(joined) => joined.corrected.take(),
+        None if bundle.is_none() => Corrected::take(&options.bundle, confined)?,
+        None => None,
+    };
+    let program = Program { confinement: confinement.map(Arc::new), at_start: at_start.map(Arc::new), hooked };
     let container = options
-        .builder(Program { confinement: confinement.map(Arc::new) })?
-        .as_init(bundle.unwrap_or(&options.bundle))
+        .builder(program)?
+        .as_init(bundle.as_ref().unwrap_or(&options.bundle))
         .with_systemd(options.systemd)
         .with_no_pivot(options.no_pivot)
         .as_sibling(true)
@@ -164,8 +186,12 @@ fn execute(options: &Options) -> Result<u32> {
     exec::run(&target, process)
 }
 
-fn load(options: &Options) -> Result<Container> {
-    Container::load(options.root.join(&options.id)).map_err(refused)
+/// Has the first process execute the program, which it does after its hooks, and runs the hooks that follow.
+fn start(options: &Options) -> Result<()> {
+    let told = hooks::listen(&options.root)?;
+    super::release_in(&options.root, &options.id)?;
+    told.map_or(Ok(()), hooks::started)?;
+    Hooks::kept(&options.id, &options.bundle, &options.root)?.run(Moment::Poststart, Some(options.pid), &[])
 }
 
 fn update(options: &Options) -> Result<()> {

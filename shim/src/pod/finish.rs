@@ -51,6 +51,7 @@ impl Pod {
         match done {
             Done::Called { purpose, outcome } => self.called(purpose, outcome),
             Done::Drained { container, exec, exit } => self.drained(container, exec, exit),
+            Done::Emptied { container, failed } => self.emptied(&container, failed),
             Done::Removed { container, result, failed } => self.removed(&container, result, failed),
             Done::GraceOver { container, exec } => self.end_doomed(&container, &exec),
             Done::StopTimeout => self.stop_timeout(),
@@ -128,7 +129,11 @@ impl Pod {
                 answer(reply, Ok(StartResponse { pid, ..StartResponse::default() }));
                 self.outbox.publish(Event::TaskStart { container: id, pid });
             }
-            Err(error) => answer(reply, Err(error)),
+            Err(error) => {
+                // A hook may have failed when the program ran already. What did not start must not go on running.
+                process.signal(9).ok();
+                answer(reply, Err(error));
+            }
         }
     }
 

@@ -22,6 +22,9 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// How often it is looked whether the output of the last execs has been carried, which has a limit of its own.
 const LAST_WORDS: Duration = Duration::from_millis(2);
 
+/// A runtime that forgets a container, and its status to come.
+type DeleteCall = (Call, oneshot::Receiver<u32>);
+
 impl Exec {
     /// True where the kernel has reported its end and its output is still on the way.
     fn is_ending(&self) -> bool {
@@ -77,31 +80,44 @@ impl Pod {
         let Some(container) = self.containers.get_mut(id) else { return };
         let bundle = container.bundle.clone();
         container.oom = None;
-        let hooked = bundle.hooks.iter().any(|hook| hook == "poststop");
-        let call = if bundle.runtime.is_some() || hooked {
-            self.caller.call(&bundle, &Verb::Delete, container.systemd, None, None).ok()
-        } else {
-            None
-        };
-        let call = call.map(|call| {
-            let status = self.exits.expect_call(call.pid);
-            (call, status)
-        });
-        if call.is_some() {
-            // The call makes no process that would have to be claimed.
-            self.exits.finish_call();
-        }
-        let (layout, limit) = (self.limits.layout.clone(), self.call_limit);
         // Nothing of ours may hold the pipes that a logging program reads to their end.
         let logger = container.init.io.take_if(|io| io.has_logger()).and_then(Io::into_logger);
+        let call = if bundle.runtime.is_some() { self.call_delete(id) } else { None };
+        let (layout, limit) = (self.limits.layout.clone(), self.call_limit);
+        let hooked = bundle.calls_hooks("poststop");
         let container = id.to_owned();
         self.work.spawn(async move {
-            let result = take_away(&layout, &bundle, call, limit).await;
+            let emptied = empty(&layout, &bundle, call, limit).await;
             if let Some(logger) = logger {
                 logger.finish().await;
             }
-            Done::Removed { container, result, failed }
+            match emptied {
+                Ok(()) if hooked => Done::Emptied { container, failed },
+                emptied => Done::Removed { container, result: emptied.and_then(|()| bundle.clear()), failed },
+            }
         });
+    }
+
+    /// The built-in runtime's last hooks run when all processes are gone, as a piece of work, and cannot stop the removal.
+    pub(super) fn emptied(&mut self, id: &str, failed: Option<(Error, Reply<CreateTaskResponse>)>) {
+        let Some(bundle) = self.containers.get(id).map(|container| container.bundle.clone()) else { return };
+        let (call, limit) = (self.call_delete(id), self.call_limit);
+        let container = id.to_owned();
+        self.work.spawn(async move {
+            finish_delete(&container, call, limit).await;
+            Done::Removed { container, result: bundle.clear(), failed }
+        });
+    }
+
+    /// Has the runtime forget a container.
+    fn call_delete(&mut self, id: &str) -> Option<DeleteCall> {
+        let container = self.containers.get(id)?;
+        let call = self.caller.call(&container.bundle, &Verb::Delete, container.systemd, None, None);
+        let call = call.inspect_err(|error| eprintln!("delete of container {id}: {error}")).ok()?;
+        let status = self.exits.expect_call(call.pid);
+        // It makes no process that would have to be claimed.
+        self.exits.finish_call();
+        Some((call, status))
     }
 
     pub(super) fn removed(&mut self, id: &str, result: Result<()>, failed: Option<(Error, Reply<CreateTaskResponse>)>) {
@@ -158,19 +174,18 @@ fn deleted(process: &Process) -> DeleteResponse {
     }
 }
 
-/// Lets the runtime forget, kills what is left, and removes cgroup, mounts and state.
-async fn take_away(
-    layout: &Layout,
-    bundle: &Bundle,
-    call: Option<(Call, oneshot::Receiver<u32>)>,
-    limit: Duration,
-) -> Result<()> {
+/// Waits for a runtime that forgets a container. What it should have done and has not is done by this shim.
+async fn finish_delete(id: &str, call: Option<DeleteCall>, limit: Duration) {
     if let Some((call, status)) = call
         && let Err(error) = finish_call(call, status, limit).await
     {
-        // What it should have done is done below.
-        eprintln!("delete of container {}: {error}", bundle.id);
+        eprintln!("delete of container {id}: {error}");
     }
+}
+
+/// Lets the runtime forget, kills what is left, and removes the cgroup.
+async fn empty(layout: &Layout, bundle: &Bundle, call: Option<DeleteCall>, limit: Duration) -> Result<()> {
+    finish_delete(&bundle.id, call, limit).await;
     layout.kill(&bundle.cgroup)?;
     let mut pause = Duration::from_millis(1);
     let begin = Instant::now();
@@ -187,5 +202,5 @@ async fn take_away(
         pause = (pause * 2).min(Duration::from_millis(50));
         layout.kill(&bundle.cgroup)?;
     }
-    bundle.clear()
+    Ok(())
 }

@@ -113,12 +113,13 @@ impl Pod {
         let container = self.containers.get_mut(id).ok_or_else(|| Error::not_found(format!("container {id}")))?;
         container.init.after(Verb::Start)?;
         let bundle = &container.bundle;
-        if bundle.runtime.is_none() && !bundle.hooks.iter().any(|hook| hook == "poststart") {
+        if bundle.runtime.is_none() && !["startContainer", "poststart"].iter().any(|hook| bundle.calls_hooks(hook)) {
             oci::release(bundle)?;
             container.init.step(Verb::Start)?;
             return Ok(Begun::Running(container.init.pid));
         }
-        let call = self.caller.call(bundle, &oci::Verb::Start, container.systemd, None, None)?;
+        let verb = oci::Verb::Start { pid: container.init.pid };
+        let call = self.caller.call(bundle, &verb, container.systemd, None, None)?;
         container.init.busy = true;
         Ok(Begun::Init(call))
     }
