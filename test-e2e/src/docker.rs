@@ -24,10 +24,17 @@ impl Docker {
     /// # Errors
     /// Where it does not come up; then with the end of its log.
     pub async fn start(node: &Node) -> Result<Self> {
+        Self::start_on(node, node.setup.socket.clone()).await
+    }
+
+    /// The same over another of the node's sockets.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_on(node: &Node, containerd: PathBuf) -> Result<Self> {
         let dir = node.dir().join("docker");
         fs::create_dir_all(&dir)?;
         fs::write(dir.join("daemon.json"), "{}")?;
-        let containerd = node.setup.socket.clone();
         let cgroup = format!("/{}/docker", node.tag());
         let child = spawn(&dir, &containerd, &cgroup)?;
         let mut docker = Self { child, dir, containerd, cgroup };

@@ -14,38 +14,10 @@ use containerd_client::services::v1::{
 use containerd_client::types::Envelope;
 use futures::StreamExt as _;
 use tonic::Code;
+use windlass_test_e2e::crossing::{answer, holds};
 use windlass_test_e2e::newer::Bytes;
 use windlass_test_e2e::tenant::Tenant;
-use windlass_test_e2e::{Node, Plan, code};
-
-/// Every method of the API: the service, and its methods.
-const METHODS: &[(&str, &str)] = &[
-    ("grpc.health.v1.Health", "Check"),
-    ("containerd.services.version.v1.Version", "Version"),
-    ("containerd.services.introspection.v1.Introspection", "Plugins Server PluginInfo"),
-    ("containerd.services.namespaces.v1.Namespaces", "Get List Create Update Delete"),
-    ("containerd.services.leases.v1.Leases", "Create Delete List AddResource DeleteResource ListResources"),
-    ("containerd.services.content.v1.Content", "Info Update List Delete Read Status ListStatuses Write Abort"),
-    ("containerd.services.images.v1.Images", "Get List Create Update Delete"),
-    ("containerd.services.snapshots.v1.Snapshots", "Prepare View Mounts Commit Remove Stat Update List Usage Cleanup"),
-    ("containerd.services.diff.v1.Diff", "Apply Diff"),
-    ("containerd.services.containers.v1.Containers", "Get List ListStream Create Update Delete"),
-    (
-        "containerd.services.tasks.v1.Tasks",
-        "Create Start Delete DeleteProcess Get List Kill Exec ResizePty CloseIO Pause Resume ListPids Checkpoint Update \
-         Metrics Wait",
-    ),
-    ("containerd.services.events.v1.Events", "Publish Forward Subscribe"),
-    ("containerd.services.streaming.v1.Streaming", "Stream"),
-    ("containerd.services.transfer.v1.Transfer", "Transfer"),
-    ("containerd.services.sandbox.v1.Store", "Create Update Delete List Get"),
-    ("containerd.services.sandbox.v1.Controller", "Create Start Platform Stop Wait Status Shutdown Metrics Update"),
-    ("containerd.services.mounts.v1.Mounts", "Activate Deactivate Info Update List"),
-];
-
-fn methods() -> impl Iterator<Item = (&'static str, &'static str)> {
-    METHODS.iter().flat_map(|(service, methods)| methods.split_whitespace().map(move |method| (*service, method)))
-}
+use windlass_test_e2e::{Node, Plan, code, methods};
 
 /// A message with `text` where the methods of the API have a name: in its first fields, behind a driver's name, or in a
 /// message in its first field.
@@ -68,28 +40,6 @@ fn naming(text: &str) -> [Bytes; 3] {
         Bytes::of(&texts("overlayfs", text)),
         Bytes::of(&Inside { one: Some(texts(text, text)) }),
     ]
-}
-
-/// What a call answered within a moment, in bytes.
-async fn answer(client: &Tenant, service: &str, method: &str, request: Bytes) -> Result<Vec<u8>, tonic::Status> {
-    let mut bytes = Vec::new();
-    let asking = async {
-        let mut messages = client.calls.open(service, method, request).await?;
-        while let Some(message) = messages.next().await? {
-            bytes.extend(message.0);
-        }
-        Ok(())
-    };
-    match tokio::time::timeout(Duration::from_millis(500), asking).await {
-        // It waits for something: there is nothing yet.
-        Err(_) => Ok(bytes),
-        Ok(Ok(())) => Ok(bytes),
-        Ok(Err(status)) => Err(status),
-    }
-}
-
-fn holds(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
 async fn node(more_cri: &str) -> Result<(Node, PathBuf)> {
@@ -129,9 +79,9 @@ async fn no_method_of_a_tenants_socket_reaches_another_tenant() -> Result<()> {
     let client = Tenant::connect(&socket, None).await?;
     let stranger = client.named(Some("k8s.io"));
     let mut tried = 0;
-    for (service, method) in methods() {
+    for methods::Method { service, name: method, .. } in methods::all() {
         let calls = names.iter().flat_map(|name| naming(name));
-        let long = method == "Subscribe" || method == "Wait" || method == "Stream";
+        let long = ["Subscribe", "Wait", "Watch", "Stream"].contains(&method);
         let calls: Vec<_> = calls.take(if long { 9 } else { usize::MAX }).collect();
         tried += calls.len();
         let (client, stranger) = (&client, &stranger);
@@ -157,11 +107,11 @@ async fn no_method_of_a_tenants_socket_reaches_another_tenant() -> Result<()> {
             ensure!(!leaked, "{service}/{method} tells of another tenant");
         }
     }
-    println!("{} methods, {tried} requests each way", methods().count());
+    println!("{} methods, {tried} requests each way", methods::all().count());
     // The main socket tells what no other did.
     let told = answer(&main, "containerd.services.containers.v1.Containers", "List", Bytes(Vec::new())).await?;
     ensure!(holds(&told, &pod.container), "there was nothing to tell");
-    ensure!(methods().count() >= 89, "{} methods", methods().count());
+    ensure!(methods::all().count() >= 91, "{} methods", methods::all().count());
 
     // Nothing of the CRI's has changed.
     ensure!(node.cri.output(&pod.container, &["echo", "well"]).await? == "well\n");

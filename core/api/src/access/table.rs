@@ -44,7 +44,7 @@ use Takes::{Listens, Long, Short};
 type Service = (&'static str, About, &'static [(&'static str, Does, Takes)]);
 
 const SERVICES: &[Service] = &[
-    ("grpc.health.v1.Health", All, &[("Check", Read, Short)]),
+    ("grpc.health.v1.Health", All, &[("Check", Read, Short), ("List", Read, Short), ("Watch", Read, Long)]),
     ("containerd.services.version.v1.Version", All, &[("Version", Read, Short)]),
     (
         "containerd.services.introspection.v1.Introspection",
