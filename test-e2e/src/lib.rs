@@ -32,6 +32,7 @@ pub mod systemd;
 pub mod tasks;
 pub mod tenant;
 pub mod together;
+pub mod transfer;
 pub mod trouble;
 pub mod writers;
 
