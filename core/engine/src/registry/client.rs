@@ -1,54 +1,33 @@
-//! Requests to one registry and its mirrors: TLS, redirects, credentials, retries, and what a refusal means.
+//! Conversations with one registry and its mirrors: who is asked, redirects, credentials, retries.
 
+mod refusal;
 mod tls;
+mod transport;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
 use http::{Method, StatusCode};
-use parking_lot::Mutex;
 use reqwest::Response;
-use serde::Deserialize;
 use url::Url;
 use windlass_model::{Context, Error, Kind, Reference, Result};
 
-use self::tls::Loaded;
+use self::refusal::{Again, Refusal};
 use super::auth::Authorizer;
-use super::hosts::{Host, Tls, hosts_for, is_loopback};
+use super::hosts::{Host, hosts_for};
 use super::{Access, Client, Credentials, Patience};
+pub(crate) use refusal::status_error;
+pub(crate) use transport::{Http, next_piece, read_small};
 
 /// How many redirects one request follows.
 const MAX_REDIRECTS: usize = 10;
 /// How often one request answers challenges: once for a first token, once more for one that ran out meanwhile.
 const MAX_CHALLENGES: usize = 2;
-/// How much of a refusal is read for its message.
-const MAX_REFUSAL: usize = 16 << 10;
-/// How many differently configured HTTP clients are kept for the next pull.
-const MAX_CLIENTS: usize = 32;
-/// What a connection must carry at least, in bytes a second.
-const SLOWEST: u64 = 32 << 10;
 /// A wait that is not over after this many tries will not be over after more.
 const TIMED_OUT_ATTEMPTS: u32 = 2;
-
-/// HTTP clients with their connections, kept from pull to pull.
-#[derive(Debug)]
-pub(crate) struct Http {
-    patience: Patience,
-    clients: Mutex<HashMap<ClientKey, reqwest::Client>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct ClientKey {
-    tls: Loaded,
-    /// Through the proxy that the environment names; never to this machine itself.
-    proxy: bool,
-    connect: Duration,
-}
 
 /// A host of this session, with what was learned about it.
 #[derive(Debug)]
@@ -97,126 +76,11 @@ pub(crate) enum Place {
     Url(Url),
 }
 
-/// Why a request failed, and whether to try again.
-struct Refusal {
-    error: Error,
-    again: Again,
-}
-
-enum Again {
-    No,
-    /// After a back-off.
-    Soon,
-    /// Once, as the wait was long already.
-    Once,
-    /// When the registry said.
-    After(Duration),
-}
-
-#[derive(Deserialize)]
-struct RefusalBody {
-    #[serde(default)]
-    errors: Vec<RefusalEntry>,
-    /// A token server's form.
-    #[serde(default)]
-    details: String,
-}
-
-#[derive(Deserialize)]
-struct RefusalEntry {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
 impl Ask {
     /// A question without a body.
     pub(crate) fn new(method: Method, path: String, accept: &'static str) -> Self {
         let at = Place::Path(path);
         Self { method, at, accept, from: 0, headers: HeaderMap::new(), body: None, once: false }
-    }
-}
-
-impl Http {
-    pub(crate) fn new(patience: Patience) -> Self {
-        Self { patience, clients: Mutex::default() }
-    }
-
-    /// A client for `url` with the system's authorities; builds it off this thread where there is none yet.
-    pub(crate) async fn client_for(self: &Http, url: &Url) -> Result<reqwest::Client> {
-        let loaded = if url.scheme() == "https" { Loaded::system() } else { Loaded::clear_text() };
-        let key = ClientKey { tls: loaded, proxy: !is_loopback(url.authority()), connect: self.patience.connect };
-        if let Some(client) = self.clients.lock().get(&key) {
-            return Ok(client.clone());
-        }
-        let build = key.clone();
-        let built = tokio::task::spawn_blocking(move || build.build()).await;
-        let client = built.map_err(|error| Error::with_source(Kind::Internal, "the client was not built", error))??;
-        Ok(self.keep(key, client))
-    }
-
-    /// A client for a host of a session. Blocks: reads certificates.
-    fn client_of(&self, host: &Host) -> Result<reqwest::Client> {
-        let loaded = match host.base.scheme() {
-            "https" if host.tls == Tls::default() => Loaded::system(),
-            "https" => Loaded::read(&host.tls)?,
-            _ => Loaded::clear_text(),
-        };
-        let connect = host.dial_timeout.unwrap_or(self.patience.connect);
-        let key = ClientKey { tls: loaded, proxy: !is_loopback(host.base.authority()), connect };
-        if let Some(client) = self.clients.lock().get(&key) {
-            return Ok(client.clone());
-        }
-        let client = key.build()?;
-        Ok(self.keep(key, client))
-    }
-
-    fn keep(&self, key: ClientKey, client: reqwest::Client) -> reqwest::Client {
-        let mut clients = self.clients.lock();
-        if clients.len() >= MAX_CLIENTS {
-            clients.clear();
-        }
-        clients.entry(key).or_insert(client).clone()
-    }
-
-    /// Sends one request and waits for the head of its answer, whatever its status.
-    pub(crate) async fn send(
-        &self,
-        client: &reqwest::Client,
-        method: Method,
-        url: Url,
-        headers: HeaderMap,
-        body: Option<Bytes>,
-    ) -> Result<Response> {
-        let asked = shown(&url);
-        // What is sent takes its time before an answer can come.
-        let sending = Duration::from_secs(body.as_ref().map_or(0, |body| body.len() as u64) / SLOWEST);
-        let mut request = client.request(method, url).headers(headers);
-        if let Some(body) = body {
-            request = request.body(body);
-        }
-        let patience = self.patience.answer + sending;
-        match tokio::time::timeout(patience, request.send()).await {
-            Err(_) => Err(Error::deadline(format!("{asked} gave no answer in {patience:?}"))),
-            Ok(Err(error)) => Err(transport_error(error, &asked)),
-            Ok(Ok(response)) => Ok(response),
-        }
-    }
-}
-
-impl ClientKey {
-    fn build(&self) -> Result<reqwest::Client> {
-        let builder = reqwest::Client::builder()
-            .use_preconfigured_tls(self.tls.config()?)
-            .user_agent(concat!("windlass/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(self.connect)
-            .pool_idle_timeout(Duration::from_secs(30));
-        let builder = if self.proxy { builder } else { builder.no_proxy() };
-        builder
-            .build()
-            .map_err(|error| Error::with_source(Kind::FailedPrecondition, "the HTTP client cannot be set up", error))
     }
 }
 
@@ -402,33 +266,6 @@ impl Session {
     }
 }
 
-impl Refusal {
-    fn of_transport(error: Error) -> Self {
-        let again = match error.kind() {
-            Kind::Unavailable => Again::Soon,
-            Kind::DeadlineExceeded => Again::Once,
-            _ => Again::No,
-        };
-        // Whatever the connection died of, to the client the registry is not available.
-        let error = if matches!(again, Again::No) { error } else { Error::unavailable(error.to_string()) };
-        Self { error, again }
-    }
-
-    async fn of_status(http: &Http, response: Response) -> Self {
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(retry_after);
-        let transient = match response.status() {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => true,
-            status => status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED,
-        };
-        let again = match (transient, retry_after) {
-            (false, _) => Again::No,
-            (true, Some(wait)) => Again::After(wait),
-            (true, None) => Again::Soon,
-        };
-        Self { error: status_error(http, response).await, again }
-    }
-}
-
 fn endpoints(
     config: &super::Config,
     http: &Http,
@@ -477,115 +314,8 @@ fn port(url: &Url) -> String {
     url.port().map(|port| format!(":{port}")).unwrap_or_default()
 }
 
-/// An error of the connection. Its own text is kept, its URL is not.
-pub(crate) fn transport_error(error: reqwest::Error, asked: &str) -> Error {
-    let kind = match () {
-        () if error.is_builder() => Kind::InvalidArgument,
-        // It will be no better at the next try.
-        () if is_refused_certificate(&error) => Kind::FailedPrecondition,
-        () => Kind::Unavailable,
-    };
-    Error::with_source(kind, format!("ask {asked}"), error.without_url())
-}
-
-/// True where one side does not believe the other's certificate.
-fn is_refused_certificate(error: &reqwest::Error) -> bool {
-    use rustls::AlertDescription as Alert;
-    let alerts = [
-        Alert::BadCertificate,
-        Alert::UnsupportedCertificate,
-        Alert::CertificateRevoked,
-        Alert::CertificateExpired,
-        Alert::CertificateUnknown,
-        Alert::UnknownCA,
-        Alert::AccessDenied,
-        Alert::CertificateRequired,
-    ];
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        // What an I/O error wraps is not its source but itself, and it may wrap another one.
-        let mut told: &(dyn std::error::Error + 'static) = inner;
-        while let Some(wrapped) = told.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            told = wrapped;
-        }
-        match told.downcast_ref::<rustls::Error>() {
-            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => return true,
-            Some(rustls::Error::AlertReceived(alert)) => return alerts.contains(alert),
-            _ => cause = inner.source(),
-        }
-    }
-    false
-}
-
 fn join(refused: Error, answer: &Error) -> Error {
     Error::new(answer.kind(), format!("{refused}; {answer}"))
-}
-
-/// `Retry-After` in either form.
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = chrono::DateTime::parse_from_rfc2822(text).ok()?;
-    (at.to_utc() - chrono::Utc::now()).to_std().ok().or(Some(Duration::ZERO))
-}
-
-/// What a refusing answer means. Only the messages of the registry's own error form are quoted.
-pub(crate) async fn status_error(http: &Http, response: Response) -> Error {
-    let status = response.status();
-    let asked = shown(response.url());
-    let kind = match status {
-        StatusCode::UNAUTHORIZED => Kind::Unauthenticated,
-        StatusCode::FORBIDDEN => Kind::PermissionDenied,
-        StatusCode::NOT_FOUND | StatusCode::GONE => Kind::NotFound,
-        StatusCode::TOO_MANY_REQUESTS => Kind::ResourceExhausted,
-        StatusCode::REQUEST_TIMEOUT => Kind::Unavailable,
-        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Kind::Unimplemented,
-        StatusCode::RANGE_NOT_SATISFIABLE => Kind::OutOfRange,
-        StatusCode::BAD_REQUEST => Kind::InvalidArgument,
-        status if status.is_server_error() => Kind::Unavailable,
-        _ => Kind::Unknown,
-    };
-    let told = match read_small(http, response, MAX_REFUSAL).await {
-        Ok(body) => refusal_message(&body),
-        Err(_) => String::new(),
-    };
-    Error::new(kind, format!("{asked} answered {status}{told}"))
-}
-
-fn refusal_message(body: &[u8]) -> String {
-    let Ok(body) = serde_json::from_slice::<RefusalBody>(body) else { return String::new() };
-    let told =
-        body.errors.iter().map(|error| format!("{} {}", error.code, error.message)).next().unwrap_or(body.details);
-    let told: String = told.chars().filter(|c| !c.is_control()).take(300).collect();
-    if told.trim().is_empty() { String::new() } else { format!(" ({})", told.trim()) }
-}
-
-/// Reads an answer that must not be longer than `limit` bytes, each piece within the time for an answer.
-pub(crate) async fn read_small(http: &Http, mut response: Response, limit: usize) -> Result<Vec<u8>> {
-    let asked = shown(response.url());
-    let too_long = || Error::data_loss(format!("the answer of {asked} is longer than {limit} bytes"));
-    if response.content_length().is_some_and(|length| length > limit as u64) {
-        return Err(too_long());
-    }
-    let mut body = Vec::new();
-    while let Some(piece) = next_piece(&mut response, http.patience.answer).await? {
-        if body.len() + piece.len() > limit {
-            return Err(too_long());
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body)
-}
-
-/// The next bytes of a body; `DeadlineExceeded` when none come within `patience`.
-pub(crate) async fn next_piece(response: &mut Response, patience: Duration) -> Result<Option<Bytes>> {
-    match tokio::time::timeout(patience, response.chunk()).await {
-        Err(_) => Err(Error::deadline(format!("{} sent nothing for {patience:?}", shown(response.url())))),
-        Ok(Err(error)) => Err(transport_error(error, &shown(response.url()))),
-        Ok(Ok(piece)) => Ok(piece),
-    }
 }
 
 fn range_from(first: u64) -> Result<HeaderValue> {
