@@ -19,7 +19,6 @@ mod leases;
 mod mask;
 mod mounts;
 mod namespaces;
-pub mod restart;
 mod runtime;
 mod sandbox_store;
 mod snapshots;
@@ -31,6 +30,7 @@ mod version;
 mod words;
 
 pub use access::{Access, Gate, Limits, methods};
+pub use runtime::of_record as runtime_of;
 
 /// All services over `core`, to be added to the server of a socket.
 pub fn services(core: &Core) -> Routes {

@@ -79,6 +79,14 @@ pub(crate) fn of(record: &ContainerRecord, path: &str, options: Option<Any>) -> 
     Ok(TaskRuntime { shim: Some(shim), options, ..TaskRuntime::default() })
 }
 
+/// The runtime of a task that nobody says more about than its record does.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] where options are not what their type says.
+pub fn of_record(record: &ContainerRecord) -> Result<TaskRuntime> {
+    of(record, "", None)
+}
+
 fn merge(kept: Option<&TypedBytes>, given: Option<TypedBytes>) -> Result<Option<TypedBytes>> {
     let kept_kind = kept.map(|kept| name(&kept.type_url));
     let mut options = match (kept, kept_kind) {

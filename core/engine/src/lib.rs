@@ -26,6 +26,7 @@ pub mod mounts;
 pub mod namespaces;
 mod records;
 pub mod registry;
+pub mod restart;
 pub mod sandboxes;
 pub mod snapshots;
 pub mod tasks;

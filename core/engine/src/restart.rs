@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use windlass_engine::tasks::{CreateTask, TaskState};
-use windlass_engine::{ContainerRecord, Core, Durability, Tenant};
 use windlass_model::process::State;
 use windlass_model::snapshotter::Labels;
 use windlass_model::{Error, Id, Namespace, Result, Timestamp};
 
-use crate::runtime;
+use crate::tasks::{CreateTask, TaskRuntime, TaskState};
+use crate::{ContainerRecord, Core, Durability, Tenant};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -48,10 +47,13 @@ enum Policy {
     UnlessStopped,
 }
 
+/// Reads the runtime of a record's task out of it: the words are those of whichever API made the record.
+pub type RuntimeOf = fn(&ContainerRecord) -> Result<TaskRuntime>;
+
 type Key = (Namespace, Id);
 
 /// Watches all namespaces but `except`, whose containers the kubelet looks after. Runs until it is dropped.
-pub async fn keep(core: Core, except: Namespace) {
+pub async fn keep(core: Core, except: Namespace, runtime: RuntimeOf) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut work, mut busy) = (JoinSet::new(), HashSet::new());
@@ -69,7 +71,7 @@ pub async fn keep(core: Core, except: Namespace) {
                         work.spawn(async move {
                             let container = record.id.clone();
                             tracing::info!(namespace = %key.0, %container, ?change, "the restart monitor acts");
-                            if let Err(error) = apply(&tenant, record, change).await {
+                            if let Err(error) = apply(&tenant, record, change, runtime).await {
                                 tracing::warn!(namespace = %key.0, %container, %error, "the restart monitor failed");
                             }
                             key
@@ -163,7 +165,7 @@ impl Policy {
     }
 }
 
-async fn apply(tenant: &Tenant, record: ContainerRecord, change: Change) -> Result<()> {
+async fn apply(tenant: &Tenant, record: ContainerRecord, change: Change, runtime: RuntimeOf) -> Result<()> {
     let Change::Start { count } = change else { return end(tenant, &record.id).await };
     let note = move |now: &mut ContainerRecord| {
         now.labels.insert(COUNT.to_owned(), count.to_string());
@@ -172,7 +174,7 @@ async fn apply(tenant: &Tenant, record: ContainerRecord, change: Change) -> Resu
     tenant.containers().update(&record.id, Durability::Power, note).await?;
     end(tenant, &record.id).await?;
     let id = record.id.clone();
-    let create = plan(tenant, record).await?;
+    let create = plan(tenant, record, runtime).await?;
     let tasks = tenant.tasks();
     tasks.create(create).await?;
     if let Err(error) = tasks.start(&id).await {
@@ -197,8 +199,8 @@ async fn end(tenant: &Tenant, id: &Id) -> Result<()> {
 }
 
 /// The task that a client would make of the record.
-async fn plan(tenant: &Tenant, record: ContainerRecord) -> Result<CreateTask> {
-    let runtime = runtime::of(&record, "", None)?;
+async fn plan(tenant: &Tenant, record: ContainerRecord, runtime: RuntimeOf) -> Result<CreateTask> {
+    let runtime = runtime(&record)?;
     let spec = record.spec.ok_or_else(|| Error::precondition("the container has no specification"))?.value;
     let rootfs = match record.snapshot_key.as_str() {
         "" => Vec::new(),

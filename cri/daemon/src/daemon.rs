@@ -80,7 +80,7 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
         }
     });
 
-    let restarts = windlass_api::restart::keep(core.clone(), config.cri.namespace.clone());
+    let restarts = windlass_engine::restart::keep(core.clone(), config.cri.namespace.clone(), windlass_api::runtime_of);
     services.spawn(until_stop(Box::pin(restarts)));
     services.spawn(until_stop(Box::pin(tend::reload(hangups, source, raw, server.clone()))));
     let limits = Limits::default();
