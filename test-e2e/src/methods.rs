@@ -218,7 +218,7 @@ const METHODS: &[(&str, &[Row])] = &[
             }),
             ("Commit", Changes, Never, |t| {
                 let (snapshotter, name, key) = (DRIVER.into(), "stolen-layer".into(), t.snapshot.clone());
-                Bytes::of(&CommitSnapshotRequest { snapshotter, name, key, labels: mark(), ..Default::default() })
+                Bytes::of(&CommitSnapshotRequest { snapshotter, name, key, labels: mark() })
             }),
             ("Remove", Changes, Never, |t| {
                 Bytes::of(&RemoveSnapshotRequest { snapshotter: DRIVER.into(), key: t.snapshot.clone() })
