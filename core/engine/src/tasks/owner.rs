@@ -24,7 +24,7 @@ use super::bundle::Bundle;
 use super::client::{Client, Closed, QUICK};
 use super::exec::PREFIX;
 use super::launch::{Launcher, PATIENCE};
-use super::process::{self, Process};
+use super::process::{self, Process, Wanted};
 use super::roster::Inner;
 use super::shim_log::{self, ShimLog};
 use super::table::Key;
@@ -209,6 +209,14 @@ impl Owner {
         }
     }
 
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            key: self.key.clone(),
+            bundle: self.bundle.path().to_owned(),
+            address: self.roster.config.api_address.clone(),
+        }
+    }
+
     async fn dial(&self, bootstrap: &Bootstrap) -> Result<Line> {
         let (client, closed) = Client::connect(bootstrap, &self.key.0).await?;
         let pid = match self.bundle.shim_pid() {
@@ -216,7 +224,7 @@ impl Owner {
             // A shim may well refuse this before it has a task; its process is a comfort, not a need.
             None => client.shim_pid(&self.key.1).await.ok(),
         };
-        let process = pid.and_then(|pid| Process::of_shim(pid, &self.key));
+        let process = pid.and_then(|pid| Process::of_shim(pid, &self.wanted()));
         Ok(Line { client, closed, process })
     }
 
@@ -390,7 +398,7 @@ impl Owner {
     /// Cleans up behind a shim that has ended or must end now.
     async fn bury(&self, orderly: bool) -> Result<()> {
         if !orderly {
-            process::kill_all(&self.key, &self.bundle).await?;
+            process::kill_all(self.wanted(), self.bundle.shim_pid()).await?;
         }
         death::take_outbox(&self.roster, &self.bundle).await?;
         let binary = self.bundle.binary().unwrap_or_else(|| self.roster.config.shim.clone());

@@ -1,6 +1,7 @@
 //! A shim's process, held by a handle (pidfd) that can never mean another process.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -9,7 +10,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 use windlass_model::Result;
 
-use super::bundle::Bundle;
 use super::table::Key;
 use crate::blocking;
 
@@ -20,12 +20,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Process(AsyncFd<OwnedFd>);
 
+/// The shim that is meant: another daemon on this machine may have one of the same name.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) key: Key,
+    pub(super) bundle: PathBuf,
+    /// The daemon's own socket.
+    pub(super) address: PathBuf,
+}
+
 impl Process {
-    /// The process that a bundle or a shim names, if it lives and was started for `key`.
-    pub(super) fn of_shim(pid: u32, key: &Key) -> Option<Self> {
+    /// The process that a bundle or a shim names, if it lives and was started for that shim.
+    pub(super) fn of_shim(pid: u32, wanted: &Wanted) -> Option<Self> {
         let handle = open(pid)?;
         // The command line is read after the handle was opened: if it fits, the handle is the shim's.
-        if !command_line_names(pid, key) {
+        if !wanted.is_named_by(pid) {
             return None;
         }
         // Deprecated for types that may give out another descriptor later; an OwnedFd keeps its one.
@@ -51,12 +60,13 @@ impl Process {
     }
 }
 
-/// Kills every process that was started for the shim `key`, also one that has not come up, and waits until they are gone.
-pub(super) async fn kill_all(key: &Key, bundle: &Bundle) -> Result<()> {
-    let named = bundle.shim_pid();
-    let wanted = key.clone();
-    let found = blocking(move || Ok(search(&wanted))).await?;
-    let processes: Vec<Process> = found.into_iter().chain(named).filter_map(|pid| Process::of_shim(pid, key)).collect();
+/// Kills every process that was started for a shim, also one that has not come up, and waits until they are gone.
+/// `named` is the one that its bundle names.
+pub(super) async fn kill_all(wanted: Wanted, named: Option<u32>) -> Result<()> {
+    let sought = wanted.clone();
+    let found = blocking(move || Ok(sought.search())).await?;
+    let pids = found.into_iter().chain(named);
+    let processes: Vec<Process> = pids.filter_map(|pid| Process::of_shim(pid, &wanted)).collect();
     for process in &processes {
         process.kill();
     }
@@ -73,19 +83,61 @@ fn open(pid: u32) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
-/// True where the process's arguments are those of a shim for `key`.
-fn command_line_names(pid: u32, key: &Key) -> bool {
-    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-    let follows = |flag: &[u8], value: &str| {
-        arguments.windows(2).any(|pair| pair.first() == Some(&flag) && pair.last() == Some(&value.as_bytes()))
-    };
-    follows(b"-id", key.1.as_str()) && follows(b"-namespace", key.0.as_str())
+impl Wanted {
+    /// True where the process's arguments are those of this shim.
+    fn is_named_by(&self, pid: u32) -> bool {
+        command_line(pid).is_some_and(|line| self.is_named_in(&line))
+    }
+
+    fn is_named_in(&self, line: &[u8]) -> bool {
+        let (namespace, id) = &self.key;
+        after(line, "-id") == Some(id.as_str().as_bytes())
+            && after(line, "-namespace") == Some(namespace.as_str().as_bytes())
+            && after(line, "-bundle").is_none_or(|bundle| bundle == self.bundle.as_os_str().as_encoded_bytes())
+    }
+
+    /// True where that is not another daemon's, which shims that do not name their bundle tell by the socket.
+    fn is_ours_in(&self, line: &[u8]) -> bool {
+        after(line, "-address").is_none_or(|socket| socket == self.address.as_os_str().as_encoded_bytes())
+    }
+
+    /// The processes that look like this shim's.
+    fn search(&self) -> Vec<u32> {
+        let listing = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = listing.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let meant =
+            |pid: &u32| command_line(*pid).is_some_and(|line| self.is_named_in(&line) && self.is_ours_in(&line));
+        pids.filter(|pid| *pid != std::process::id() && meant(pid)).collect()
+    }
 }
 
-/// The processes that look like shims for `key`.
-fn search(key: &Key) -> Vec<u32> {
-    let listing = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = listing.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != std::process::id() && command_line_names(*pid, key)).collect()
+fn command_line(pid: u32) -> Option<Vec<u8>> {
+    std::fs::read(format!("/proc/{pid}/cmdline")).ok()
+}
+
+/// The argument after a flag.
+fn after<'a>(line: &'a [u8], flag: &str) -> Option<&'a [u8]> {
+    let mut arguments = line.split(|byte| *byte == 0);
+    arguments.find(|argument| *argument == flag.as_bytes())?;
+    arguments.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_of_the_same_name_may_be_another_daemons() {
+        let key = ("n".parse().unwrap(), "c".parse().unwrap());
+        let wanted = Wanted { key, bundle: "/run/a/n/c".into(), address: "/run/a.sock".into() };
+        let named = |words: &str| {
+            let line = words.replace(' ', "\0");
+            wanted.is_named_in(line.as_bytes()) && wanted.is_ours_in(line.as_bytes())
+        };
+        assert!(named("shim serve -namespace n -id c -listen 3 -bundle /run/a/n/c"));
+        assert!(named("shim -namespace n -id c -address /run/a.sock"));
+        assert!(!named("shim serve -namespace n -id c -listen 3 -bundle /run/b/n/c"));
+        assert!(!named("shim -namespace n -id c -address /run/b.sock"));
+        assert!(!named("shim -namespace m -id c") && !named("shim -namespace n -id d") && !named("sh -c"));
+    }
 }
