@@ -208,6 +208,22 @@ const SERVICES: &[(&str, &str, &str, &[Row])] = &[
             ("Get", "StoreGetRequest", "StoreGetResponse", Neither),
         ],
     ),
+    (
+        "containerd.services.sandbox.v1",
+        "Controller",
+        SANDBOX,
+        &[
+            ("Create", "ControllerCreateRequest", "ControllerCreateResponse", Neither),
+            ("Start", "ControllerStartRequest", "ControllerStartResponse", Neither),
+            ("Platform", "ControllerPlatformRequest", "ControllerPlatformResponse", Neither),
+            ("Stop", "ControllerStopRequest", "ControllerStopResponse", Neither),
+            ("Wait", "ControllerWaitRequest", "ControllerWaitResponse", Neither),
+            ("Status", "ControllerStatusRequest", "ControllerStatusResponse", Neither),
+            ("Shutdown", "ControllerShutdownRequest", "ControllerShutdownResponse", Neither),
+            ("Metrics", "ControllerMetricsRequest", "ControllerMetricsResponse", Neither),
+            ("Update", "ControllerUpdateRequest", "ControllerUpdateResponse", Neither),
+        ],
+    ),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -7,8 +7,10 @@ mod attach;
 mod boot;
 mod finish;
 mod metrics;
+mod plan;
 mod query;
 mod remove;
+mod stop;
 mod task;
 
 use std::collections::BTreeMap;
@@ -114,8 +116,8 @@ enum Done {
     },
     /// An exec that nobody asks for any more had its time to end by itself.
     GraceOver { container: String, exec: String },
-    /// Stopping has taken long enough.
-    StopTimeout,
+    /// A stop has taken long enough; its number.
+    StopTimeout(u64),
 }
 
 /// What a runtime was called for.
@@ -207,8 +209,9 @@ impl Pod {
             Letter::StartSandbox(request, reply) => answer(reply, self.start_sandbox(&request.sandbox_id)),
             Letter::StopSandbox(request, reply) => self.stop_sandbox(&request, reply),
             Letter::WaitSandbox(request, reply) => self.wait_sandbox(&request.sandbox_id, reply),
-            Letter::SandboxStatus(request, reply) => answer(reply, self.sandbox_status(&request.sandbox_id)),
-            Letter::ShutdownSandbox(request, reply) => answer(reply, self.shutdown_sandbox(&request.sandbox_id)),
+            Letter::SandboxStatus(request, reply) => answer(reply, self.sandbox_status(&request)),
+            Letter::SandboxMetrics(request, reply) => answer(reply, self.sandbox_metrics(&request.sandbox_id)),
+            Letter::ShutdownSandbox(request, reply) => self.shutdown_sandbox(&request.sandbox_id, reply),
         }
     }
 

@@ -82,6 +82,8 @@ pub enum Letter {
     SandboxStatus(SandboxStatusRequest, Reply<SandboxStatusResponse>),
     /// Ends the shim.
     ShutdownSandbox(ShutdownSandboxRequest, Reply<ShutdownSandboxResponse>),
+    /// Asks what the pod uses.
+    SandboxMetrics(SandboxMetricsRequest, Reply<SandboxMetricsResponse>),
 }
 
 /// The services' side of the mailbox.
@@ -164,6 +166,7 @@ impl Sandbox for Door {
         stop_sandbox(StopSandboxRequest) -> StopSandboxResponse = Letter::StopSandbox;
         sandbox_status(SandboxStatusRequest) -> SandboxStatusResponse = Letter::SandboxStatus;
         shutdown_sandbox(ShutdownSandboxRequest) -> ShutdownSandboxResponse = Letter::ShutdownSandbox;
+        sandbox_metrics(SandboxMetricsRequest) -> SandboxMetricsResponse = Letter::SandboxMetrics;
     }
 
     async fn wait_sandbox(&self, _: &TtrpcContext, request: WaitSandboxRequest) -> ttrpc::Result<WaitSandboxResponse> {
@@ -184,14 +187,6 @@ impl Sandbox for Door {
         let platform =
             Platform { os: host.os, architecture: host.architecture, variant: host.variant, ..Platform::default() };
         Ok(PlatformResponse { platform: MessageField::some(platform), ..PlatformResponse::default() })
-    }
-
-    async fn sandbox_metrics(
-        &self,
-        _: &TtrpcContext,
-        _: SandboxMetricsRequest,
-    ) -> ttrpc::Result<SandboxMetricsResponse> {
-        Err(convert::error(&Error::unimplemented("metrics of a sandbox")))
     }
 }
 

@@ -12,6 +12,7 @@ mod containers;
 mod content;
 mod diff;
 mod events;
+mod finish;
 mod health;
 mod images;
 mod introspection;
@@ -20,6 +21,7 @@ mod mask;
 mod mounts;
 mod namespaces;
 mod runtime;
+mod sandbox_controller;
 mod sandbox_store;
 mod snapshots;
 mod streaming;
@@ -65,6 +67,7 @@ pub fn add_services(routes: Routes, core: &Core) -> Routes {
         streaming::service(core.clone(), streams.clone()),
         transfer::service(core.clone(), streams),
         sandbox_store::service(core.clone()),
+        sandbox_controller::service(core.clone()),
         mounts::service(core.clone()),
         tasks::service(core.clone()),
     )
@@ -82,6 +85,7 @@ mod served {
     tonic::include_proto!("containerd.services.leases.v1.Leases");
     tonic::include_proto!("containerd.services.mounts.v1.Mounts");
     tonic::include_proto!("containerd.services.namespaces.v1.Namespaces");
+    tonic::include_proto!("containerd.services.sandbox.v1.Controller");
     tonic::include_proto!("containerd.services.sandbox.v1.Store");
     tonic::include_proto!("containerd.services.snapshots.v1.Snapshots");
     tonic::include_proto!("containerd.services.streaming.v1.Streaming");

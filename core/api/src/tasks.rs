@@ -3,7 +3,6 @@
 //! A verb that changes something goes on where its client hangs up: half a task is nobody's.
 
 use std::borrow::Cow;
-use std::future::Future;
 
 use containerd_client::services::v1::{
     CloseIoRequest, CreateTaskRequest, CreateTaskResponse, DeleteProcessRequest, DeleteResponse, DeleteTaskRequest,
@@ -19,9 +18,10 @@ use tonic::{Request, Response, Status};
 use windlass_engine::Core;
 use windlass_engine::tasks::{AddExec, CreateTask, Member, ProcessInfo, Tasks as Engine};
 use windlass_model::process::{Exit, State};
-use windlass_model::{Error, Id, Mount, Result, Timestamp};
+use windlass_model::{Error, Id, Timestamp};
 
 use crate::codes::status;
+use crate::finish::{Answer, finish};
 use crate::served::tasks_server::{Tasks, TasksServer};
 use crate::{runtime, tenant, words};
 
@@ -37,21 +37,13 @@ pub(crate) fn service(core: Core) -> TasksServer<impl Tasks> {
 }
 
 impl Service {
-    fn tasks<T>(&self, request: &Request<T>) -> std::result::Result<Engine, Status> {
+    fn tasks<T>(&self, request: &Request<T>) -> Result<Engine, Status> {
         Ok(tenant::of(&self.core, request)?.tasks())
     }
 }
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
-
-/// Does `work` to its end, also where the client does not wait for it.
-async fn finish<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Answer<T> {
-    let done = tokio::spawn(work).await.map_err(|error| Status::internal(error.to_string()))?;
-    done.map(Response::new).map_err(status)
-}
-
 /// The exec that a client names; an empty name is the container's first process.
-fn exec(text: &str) -> std::result::Result<Option<Id>, Status> {
+fn exec(text: &str) -> Result<Option<Id>, Status> {
     if text.is_empty() { Ok(None) } else { words::id(text).map(Some) }
 }
 
@@ -69,17 +61,11 @@ impl Tasks for Service {
             let runtime = runtime::of(&record, &request.runtime_path, request.options)?;
             let spec =
                 record.spec.ok_or_else(|| Error::precondition(format!("container {id} has no specification")))?;
-            let mount = |mount: containerd_client::types::Mount| Mount {
-                kind: mount.r#type,
-                source: mount.source,
-                target: mount.target,
-                options: mount.options,
-            };
             let create = CreateTask {
                 id: id.clone(),
                 sandbox: record.sandbox,
                 spec: spec.value,
-                rootfs: request.rootfs.into_iter().map(mount).collect(),
+                rootfs: request.rootfs.into_iter().map(words::mounted).collect(),
                 terminal: request.terminal,
                 stdin: request.stdin,
                 stdout: request.stdout,

@@ -80,13 +80,13 @@ impl Record for ContainerRecord {
     fn times(&mut self) -> (&mut Timestamp, &mut Timestamp) {
         (&mut self.created_at, &mut self.updated_at)
     }
-    fn created(&self) -> Event {
-        Event::ContainerCreate {
+    fn created(&self) -> Option<Event> {
+        Some(Event::ContainerCreate {
             id: self.id.to_string(),
             image: self.image.clone(),
             runtime: self.runtime.name.clone(),
             options: self.runtime.options.clone(),
-        }
+        })
     }
     fn updated(&self) -> Option<Event> {
         Some(Event::ContainerUpdate {

@@ -90,11 +90,14 @@ impl Namespaces {
     /// [`windlass_model::Kind::NotFound`]; [`windlass_model::Kind::FailedPrecondition`] where anything is in it.
     pub async fn delete(&self, name: &Namespace) -> Result<()> {
         let (events, name) = (self.core.events().clone(), name.clone());
+        // A sandbox may run that nobody recorded.
+        let running = self.core.roster().holds(&name);
         let change = move |tx: &mut Tx<'_>| {
             if !tx.has(&NAMESPACES, &name)? {
                 return Err(missing(&name));
             }
-            let holds = holdings(tx, &name)?;
+            let mut holds = holdings(tx, &name)?;
+            holds.extend(running.then_some("shims"));
             if !holds.is_empty() {
                 let holds = holds.join(", ");
                 return Err(Error::precondition(format!("namespace {name} is not empty: it still has {holds}")));

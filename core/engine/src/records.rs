@@ -31,8 +31,8 @@ pub trait Record: Clone + Serialize + DeserializeOwned + Send + 'static {
     fn labels(&self) -> &Labels;
     /// When it was made and last changed.
     fn times(&mut self) -> (&mut Timestamp, &mut Timestamp);
-    /// The event of its creation.
-    fn created(&self) -> Event;
+    /// The event of its creation, where there is one.
+    fn created(&self) -> Option<Event>;
     /// The event of a change, where there is one.
     fn updated(&self) -> Option<Event>;
     /// The event of its removal, where there is one.
@@ -87,7 +87,9 @@ impl<R: Record> Records<R> {
             let (created_at, updated_at) = record.times();
             (*created_at, *updated_at) = (now, now);
             tx.put(&R::TABLE, &key, &record)?;
-            events.after_commit(tx, &namespace, record.created());
+            if let Some(event) = record.created() {
+                events.after_commit(tx, &namespace, event);
+            }
             Ok(record)
         };
         self.tenant.update(durability, change).await

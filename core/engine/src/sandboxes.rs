@@ -68,8 +68,9 @@ impl Record for SandboxRecord {
     fn times(&mut self) -> (&mut Timestamp, &mut Timestamp) {
         (&mut self.created_at, &mut self.updated_at)
     }
-    fn created(&self) -> Event {
-        Event::SandboxCreate { id: self.id.to_string() }
+    fn created(&self) -> Option<Event> {
+        // Told when its shim has made it.
+        None
     }
     fn updated(&self) -> Option<Event> {
         None

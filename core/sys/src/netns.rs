@@ -49,6 +49,14 @@ pub fn create(pin: &Path) -> Result<()> {
     made
 }
 
+/// Sets `lo` up in the network namespace of the calling thread.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn raise_own() -> Result<()> {
+    raise_loopback().context(|| "set lo up".into())
+}
+
 /// Pins the namespace `source`, of any kind, at `pin`, a path at which nothing is yet.
 pub(crate) fn pin(source: &Path, pin: &Path) -> Result<()> {
     let doing = || format!("pin {} at {}", source.display(), pin.display());

@@ -88,7 +88,9 @@ pub fn create(map: &IdMap, user: &Path, net: &Path) -> Result<()> {
 pub fn enter_new(owner: BorrowedFd<'_>, flags: CloneFlags) -> Result<()> {
     let doing = || "make namespaces of a user namespace".to_owned();
     let child = start(Steps { join: owner.as_raw_fd(), make: flags }).context(doing)?;
-    for (flag, name) in [(CloneFlags::CLONE_NEWIPC, "ipc"), (CloneFlags::CLONE_NEWUTS, "uts")] {
+    let kinds =
+        [(CloneFlags::CLONE_NEWIPC, "ipc"), (CloneFlags::CLONE_NEWUTS, "uts"), (CloneFlags::CLONE_NEWNET, "net")];
+    for (flag, name) in kinds {
         if flags.contains(flag) {
             let namespace = File::open(child.namespace(name)).context(doing)?;
             nix::sched::setns(namespace, flag).map_err(|error| errno(error, doing))?;

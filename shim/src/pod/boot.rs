@@ -1,4 +1,4 @@
-//! The pod itself: its namespaces, its cgroup, its shared memory, and its end.
+//! The pod itself: its namespaces, its cgroup and its shared memory.
 //!
 //! The shim joins the pod's namespaces itself and so holds them open; there is no pause process. Only a shared pid namespace
 //! needs a process 1, which is this program again (`init`).
@@ -10,42 +10,43 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Uid, geteuid, seteuid};
-use windlass_model::process::{Exit, State};
 use windlass_model::{Context, Error, Mount, Result, Timestamp};
-use windlass_sys::{mount, process as kernel, userns};
+use windlass_sys::{mount, netns, process as kernel, userns};
 use windlass_wire::extension::PodOptions;
-use windlass_wire::sandbox::{
-    CreateSandboxRequest, CreateSandboxResponse, SandboxStatusResponse, ShutdownSandboxResponse, StartSandboxResponse,
-    StopSandboxRequest, StopSandboxResponse,
-};
+use windlass_wire::sandbox::{CreateSandboxRequest, CreateSandboxResponse, StartSandboxResponse};
 use windlass_wire::{convert, words};
 
-use super::{Done, Pod, answer};
+use super::Pod;
+use super::plan::{Plan, plan};
+use super::stop::End;
 use crate::exits::Owner;
 use crate::home::{self, Home};
-use crate::serve::Reply;
-
-/// How long stopping may take, where the daemon does not say.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// The pod that this shim is for; a shim for one container of another tenant has none.
 #[derive(Debug, Default)]
 pub(super) struct Sandbox {
-    wish: Option<(String, PodOptions)>,
-    started: Option<Timestamp>,
+    pub(super) wish: Option<Plan>,
+    pub(super) started: Option<Timestamp>,
     /// The OCI runtime's executable for containers that name none; empty for the one built in.
     pub(super) runtime: String,
     pub(super) init_pid: Option<u32>,
-    home: Option<Home>,
-    exit: Option<Exit>,
-    stopping: Vec<Reply<StopSandboxResponse>>,
-    waiting: Vec<Reply<Exit>>,
+    pub(super) home: Option<Home>,
+    pub(super) end: End,
 }
 
 impl Sandbox {
     /// True where a pod was asked for.
     pub(super) fn is_pod(&self) -> bool {
         self.wish.is_some()
+    }
+
+    /// Refuses where a pod was asked for that does not run, not yet or not any more.
+    pub(super) fn check_running(&self) -> Result<()> {
+        match (self.is_pod(), self.started, self.end.exit()) {
+            (false, ..) | (true, Some(_), None) => Ok(()),
+            (true, None, _) => Err(Error::precondition("the sandbox was not started")),
+            (true, _, Some(_)) => Err(Error::precondition("the sandbox has ended")),
+        }
     }
 }
 
@@ -55,31 +56,29 @@ impl Pod {
         if self.sandbox.is_pod() {
             return Err(Error::already_exists(format!("sandbox {}", self.id)));
         }
-        let options: PodOptions = match request.options.as_ref().filter(|any| !any.value.is_empty()) {
-            Some(any) if words::message_name(&any.type_url) == words::TYPE_POD_OPTIONS => convert::from_any(any)?,
-            Some(any) => return Err(Error::invalid(format!("sandbox options of type {}", any.type_url))),
-            None => PodOptions::default(),
-        };
-        check_sysctls(&options, &request.netns_path)?;
-        self.sandbox.runtime = options.runtime_binary.clone();
-        if options.runtime_timeout_seconds > 0 {
-            self.call_limit = Duration::from_secs(options.runtime_timeout_seconds.into());
+        let plan = plan(&request, &self.bundle)?;
+        self.sandbox.runtime = plan.options.runtime_binary.clone();
+        if plan.options.runtime_timeout_seconds > 0 {
+            self.call_limit = Duration::from_secs(plan.options.runtime_timeout_seconds.into());
         }
-        self.sandbox.wish = Some((request.netns_path, options));
+        self.sandbox.wish = Some(plan);
         Ok(CreateSandboxResponse::default())
     }
 
     /// Refuses requests that are meant for another pod.
-    fn check_id(&self, id: &str) -> Result<()> {
+    pub(super) fn check_id(&self, id: &str) -> Result<()> {
         if id == self.id.as_str() { Ok(()) } else { Err(Error::not_found(format!("sandbox {id}"))) }
     }
 
     pub(super) fn start_sandbox(&mut self, id: &str) -> Result<StartSandboxResponse> {
         self.check_id(id)?;
         let missing = || Error::precondition("the sandbox was not created");
-        let (netns, options) = self.sandbox.wish.clone().ok_or_else(missing)?;
+        let Plan { netns, options } = self.sandbox.wish.clone().ok_or_else(missing)?;
         if self.sandbox.started.is_some() {
             return Err(Error::precondition("the sandbox was started before"));
+        }
+        if self.sandbox.end.exit().is_some() {
+            return Err(Error::precondition("the sandbox has ended"));
         }
         if !options.cgroup.is_empty() {
             // With version 1 systemd leaves the hierarchies of the controllers to others.
@@ -111,7 +110,7 @@ impl Pod {
         })
     }
 
-    fn sandbox_pid(&self) -> u32 {
+    pub(super) fn sandbox_pid(&self) -> u32 {
         self.sandbox.init_pid.unwrap_or_else(std::process::id)
     }
 
@@ -135,106 +134,18 @@ impl Pod {
         self.exits.claim(pid, Owner::Init);
         Ok(())
     }
-
-    /// Kills all that runs in the pod; the answer comes when every end is told.
-    pub(super) fn stop_sandbox(&mut self, request: &StopSandboxRequest, reply: Reply<StopSandboxResponse>) {
-        if let Err(error) = self.check_id(&request.sandbox_id) {
-            return answer(reply, Err(error));
-        }
-        for container in self.containers.values() {
-            if let Err(error) = self.limits.layout.kill(&container.bundle.cgroup) {
-                eprintln!("kill container {}: {error}", container.bundle.id);
-            }
-        }
-        let limit = match request.timeout_secs {
-            0 => STOP_LIMIT,
-            seconds => Duration::from_secs(seconds.into()),
-        };
-        self.sandbox.stopping.push(reply);
-        self.work.spawn(async move {
-            tokio::time::sleep(limit).await;
-            Done::StopTimeout
-        });
-        self.check_stopped();
-    }
-
-    /// Ends the stopping when the last process has ended.
-    pub(super) fn check_stopped(&mut self) {
-        let alive = |state| !matches!(state, State::Unknown | State::Stopped);
-        let busy = self.containers.values().any(|container| {
-            container.init.busy
-                || alive(container.init.state())
-                || container.execs.values().any(|exec| alive(exec.process.state()))
-        });
-        if busy || self.sandbox.stopping.is_empty() {
-            return;
-        }
-        if let Some(pid) = self.sandbox.init_pid {
-            kernel::signal(pid, 9).ok();
-        }
-        let result = mount::unmount(&self.bundle.join(words::SHM_DIR));
-        let exit = *self.sandbox.exit.get_or_insert(Exit { status: 0, at: Timestamp::now() });
-        for reply in self.sandbox.waiting.drain(..) {
-            answer(reply, Ok(exit));
-        }
-        for reply in self.sandbox.stopping.drain(..) {
-            let result = result.as_ref().map(|()| StopSandboxResponse::default());
-            answer(reply, result.map_err(Error::share));
-        }
-    }
-
-    pub(super) fn stop_timeout(&mut self) {
-        for reply in self.sandbox.stopping.drain(..) {
-            answer(reply, Err(Error::deadline("processes of the pod do not end")));
-        }
-    }
-
-    pub(super) fn wait_sandbox(&mut self, id: &str, reply: Reply<Exit>) {
-        match (self.check_id(id), self.sandbox.exit) {
-            (Err(error), _) => answer(reply, Err(error)),
-            (_, Some(exit)) => answer(reply, Ok(exit)),
-            (_, None) => self.sandbox.waiting.push(reply),
-        }
-    }
-
-    pub(super) fn sandbox_status(&mut self, id: &str) -> Result<SandboxStatusResponse> {
-        self.check_id(id)?;
-        let started = self.sandbox.started;
-        let ready = started.is_some() && self.sandbox.exit.is_none();
-        Ok(SandboxStatusResponse {
-            sandbox_id: self.id.to_string(),
-            pid: self.sandbox_pid(),
-            state: if ready { "SANDBOX_READY" } else { "SANDBOX_NOTREADY" }.into(),
-            created_at: started.map_or_else(Default::default, convert::timestamp),
-            exited_at: self.sandbox.exit.map_or_else(Default::default, |exit| convert::timestamp(exit.at)),
-            ..SandboxStatusResponse::default()
-        })
-    }
-
-    pub(super) fn shutdown_sandbox(&mut self, id: &str) -> Result<ShutdownSandboxResponse> {
-        self.check_id(id)?;
-        self.over = true;
-        Ok(ShutdownSandboxResponse::default())
-    }
-
-    /// What is left to do when the last letter is answered.
-    pub fn leave(&mut self) {
-        mount::unmount(&self.bundle.join(words::SHM_DIR)).ok();
-        if let Some(home) = self.sandbox.home.take() {
-            home.move_out(&self.limits.layout, &self.bundle);
-        }
-    }
 }
 
 /// Joins and makes the pod's namespaces, and sets what is to be set inside them.
-fn enter(netns: &str, options: &PodOptions) -> Result<()> {
-    if !netns.is_empty() {
-        let file = File::open(netns).context(|| format!("open {netns}"))?;
-        setns(file, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from).context(|| format!("join {netns}"))?;
+fn enter(network: &str, options: &PodOptions) -> Result<()> {
+    if !network.is_empty() {
+        let file = File::open(network).context(|| format!("open {network}"))?;
+        setns(file, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from).context(|| format!("join {network}"))?;
     }
     let mut own = CloneFlags::empty();
     own.set(CloneFlags::CLONE_NEWIPC, options.new_ipc);
     own.set(CloneFlags::CLONE_NEWUTS, options.new_uts);
+    own.set(CloneFlags::CLONE_NEWNET, options.new_net && network.is_empty());
     let root = if options.userns_path.is_empty() {
         unshare(own).map_err(std::io::Error::from).context(|| "make the pod's namespaces".into())?;
         None
@@ -242,6 +153,9 @@ fn enter(netns: &str, options: &PodOptions) -> Result<()> {
         userns::enter_new(userns::pinned(Path::new(&options.userns_path))?.as_fd(), own)?;
         Some(Uid::from_raw(options.shm_uid))
     };
+    if own.contains(CloneFlags::CLONE_NEWNET) {
+        netns::raise_own()?;
+    }
     if options.new_uts && !options.hostname.is_empty() {
         nix::unistd::sethostname(&options.hostname)
             .map_err(std::io::Error::from)
@@ -266,20 +180,6 @@ fn as_user(user: Option<Uid>, work: impl FnOnce() -> std::io::Result<()>) -> std
     done
 }
 
-/// Refuses kernel parameters that would be the host's.
-fn check_sysctls(options: &PodOptions, netns: &str) -> Result<()> {
-    for name in options.sysctls.keys() {
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|start| name.starts_with(start));
-        let uts = matches!(name.as_str(), "kernel.hostname" | "kernel.domainname");
-        let own =
-            (name.starts_with("net.") && !netns.is_empty()) || (ipc && options.new_ipc) || (uts && options.new_uts);
-        if !own || name.contains('/') || name.contains("..") {
-            return Err(Error::invalid(format!("sysctl {name} is not one of the pod's own namespaces")));
-        }
-    }
-    Ok(())
-}
-
 fn mount_shm(target: &Path, asked: &PodOptions) -> Result<()> {
     fs::create_dir_all(target).context(|| format!("make {}", target.display()))?;
     let options = ["nosuid", "noexec", "nodev", "mode=1777"].map(str::to_owned);
@@ -292,29 +192,4 @@ fn mount_shm(target: &Path, asked: &PodOptions) -> Result<()> {
         ..Mount::default()
     };
     mount::mount_all(&[shm], target)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_sysctls_of_own_namespaces_are_set() {
-        let check = |name: &str, netns: &str, own: bool| {
-            let mut options = PodOptions { new_ipc: own, new_uts: own, ..PodOptions::default() };
-            options.sysctls.insert(name.into(), "1".into());
-            check_sysctls(&options, netns).is_ok()
-        };
-        assert!(check("net.core.somaxconn", "/run/netns/a", false));
-        assert!(check("kernel.shmmax", "", true) && check("fs.mqueue.msg_max", "", true));
-        for (name, netns, own) in [
-            ("net.core.somaxconn", "", true),
-            ("kernel.shmmax", "/a", false),
-            ("vm.swappiness", "/a", true),
-            ("net.../x", "/a", true),
-            ("net/core", "/a", true),
-        ] {
-            assert!(!check(name, netns, own), "{name}");
-        }
-    }
 }

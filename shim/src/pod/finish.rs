@@ -54,7 +54,7 @@ impl Pod {
             Done::Emptied { container, failed } => self.emptied(&container, failed),
             Done::Removed { container, result, failed } => self.removed(&container, result, failed),
             Done::GraceOver { container, exec } => self.end_doomed(&container, &exec),
-            Done::StopTimeout => self.stop_timeout(),
+            Done::StopTimeout(number) => self.stop_timeout(number),
         }
     }
 
@@ -201,5 +201,6 @@ impl Pod {
     fn init_ended(&mut self, exit: Exit) {
         eprintln!("process 1 of the shared pid namespace ended with status {}", exit.status);
         self.sandbox.init_pid = None;
+        self.sandbox.end.take(exit);
     }
 }

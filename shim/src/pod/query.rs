@@ -1,8 +1,11 @@
-//! The verbs that only ask: state, wait, pids, stats, connect.
+//! The verbs that only ask: state, wait, pids, stats, connect, and the pod's own status and metrics.
+
+use std::collections::HashMap;
 
 use windlass_model::process::Exit;
 use windlass_model::{Result, Timestamp};
 use windlass_wire::protobuf::MessageField;
+use windlass_wire::sandbox::{SandboxMetricsResponse, SandboxStatusRequest, SandboxStatusResponse};
 use windlass_wire::task::{
     ConnectResponse, Empty, PidsResponse, ProcessDetails, ProcessInfo, StateRequest, StateResponse, StatsResponse,
     WaitRequest,
@@ -73,6 +76,55 @@ impl Pod {
             version: "v3".into(),
             ..ConnectResponse::default()
         })
+    }
+
+    pub(super) fn sandbox_status(&mut self, request: &SandboxStatusRequest) -> Result<SandboxStatusResponse> {
+        self.check_made(&request.sandbox_id)?;
+        let (started, exit) = (self.sandbox.started, self.sandbox.end.exit());
+        let ready = started.is_some() && exit.is_none();
+        Ok(SandboxStatusResponse {
+            sandbox_id: self.id.to_string(),
+            // Before the start there is no process whose namespaces are the pod's.
+            pid: started.map_or(0, |_| self.sandbox_pid()),
+            state: if ready { "SANDBOX_READY" } else { "SANDBOX_NOTREADY" }.into(),
+            info: if request.verbose { self.details() } else { Default::default() },
+            created_at: started.map_or_else(Default::default, convert::timestamp),
+            exited_at: exit.map_or_else(Default::default, |exit| convert::timestamp(exit.at)),
+            ..SandboxStatusResponse::default()
+        })
+    }
+
+    /// What a person wants to know who looks for a fault.
+    fn details(&self) -> HashMap<String, String> {
+        let containers: Vec<&str> = self.containers.keys().map(String::as_str).collect();
+        let mut details = vec![
+            ("bundle", self.bundle.display().to_string()),
+            ("shim_pid", std::process::id().to_string()),
+            ("containers", containers.join(" ")),
+        ];
+        if let Some(plan) = &self.sandbox.wish {
+            details.push(("network_namespace", plan.netns.clone()));
+            details.push(("cgroup", plan.options.cgroup.clone()));
+        }
+        if let Some(exit) = self.sandbox.end.exit() {
+            details.push(("exit_status", exit.status.to_string()));
+        }
+        let told = details.into_iter().filter(|(_, value)| !value.is_empty());
+        told.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// What the pod's cgroup has used; nothing but the moment where the pod has no cgroup of its own.
+    pub(super) fn sandbox_metrics(&mut self, id: &str) -> Result<SandboxMetricsResponse> {
+        self.check_made(id)?;
+        let mut response = SandboxMetricsResponse::default();
+        let metric = response.metrics.mut_or_insert_default();
+        metric.id = id.to_owned();
+        metric.timestamp = convert::timestamp(Timestamp::now());
+        let cgroup = self.sandbox.wish.as_ref().map(|plan| plan.options.cgroup.as_str());
+        if let Some(cgroup) = cgroup.filter(|cgroup| !cgroup.is_empty()) {
+            metric.data = MessageField::some(metrics::read(&self.limits.layout, cgroup)?);
+        }
+        Ok(response)
     }
 
     /// Ends a shim that serves no pod and has no container left.

@@ -39,6 +39,7 @@ impl Pod {
 
     fn prepare(&mut self, request: CreateTaskRequest) -> Result<(Call, Option<Console>, Option<OwnedFd>)> {
         let id: Id = request.id.parse()?;
+        self.sandbox.check_running()?;
         if self.containers.contains_key(id.as_str()) {
             return Err(Error::already_exists(format!("container {id}")));
         }

@@ -22,12 +22,13 @@ pub(super) const RUNTIME: &str = "io.containerd.runtime.v2";
 const HERE: [(&str, &str); 2] = [(RUNTIME, "task"), ("io.containerd.differ.v1", "walking")];
 
 /// Parts that know no platform.
-const ANYWHERE: [(&str, &str); 9] = [
+const ANYWHERE: [(&str, &str); 10] = [
     ("io.containerd.content.v1", "content"),
     ("io.containerd.event.v1", "exchange"),
     ("io.containerd.gc.v1", "scheduler"),
     ("io.containerd.lease.v1", "manager"),
     ("io.containerd.metadata.v1", "bolt"),
+    ("io.containerd.sandbox.controller.v1", "shim"),
     ("io.containerd.sandbox.store.v1", "local"),
     ("io.containerd.service.v1", "diff-service"),
     ("io.containerd.service.v1", "introspection-service"),
@@ -35,7 +36,7 @@ const ANYWHERE: [(&str, &str); 9] = [
 ];
 
 /// Services, by the names of their plugins.
-const SERVICES: [&str; 12] = [
+const SERVICES: [&str; 14] = [
     "containers",
     "content",
     "diff",
@@ -45,6 +46,8 @@ const SERVICES: [&str; 12] = [
     "introspection",
     "leases",
     "namespaces",
+    "sandbox-controllers",
+    "sandboxes",
     "snapshots",
     "tasks",
     "version",

@@ -18,6 +18,8 @@ const SANDBOX_FILE: &str = "sandbox";
 const EXIT_FILE: &str = "exit.json";
 /// In a container's bundle: named pipes.
 const STREAMS_DIR: &str = "exec";
+/// In a sandbox's bundle: its creation is under way.
+const CREATING_FILE: &str = "creating";
 /// In a shim's bundle: the executable, where it is not ours.
 const BINARY_FILE: &str = "shim";
 
@@ -124,6 +126,28 @@ impl Bundle {
             .context(|| format!("make {}", self.rootfs().display()))?;
         self.write(words::SPEC_FILE, spec)?;
         self.write(SANDBOX_FILE, sandbox.as_str().as_bytes())
+    }
+
+    /// Begins the bundle of a sandbox, with a specification for its shim to read.
+    pub(super) fn begin_sandbox(&self, spec: Option<&[u8]>) -> Result<()> {
+        self.make()?;
+        self.write(CREATING_FILE, b"")?;
+        spec.map_or(Ok(()), |spec| self.write(words::SPEC_FILE, spec))
+    }
+
+    /// The sandbox is created.
+    pub(super) fn end_creation(&self) -> Result<()> {
+        remove_tree(&self.0.join(CREATING_FILE))
+    }
+
+    /// True where a daemon died over the sandbox's creation.
+    pub(super) fn is_half_made(&self) -> bool {
+        self.0.join(CREATING_FILE).exists()
+    }
+
+    /// How the bundle's shim is reached.
+    pub(super) fn bootstrap(&self) -> Result<Bootstrap> {
+        Bootstrap::load(&self.0)
     }
 
     /// The sandbox of a container's bundle.

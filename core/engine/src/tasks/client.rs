@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context as Poller, Poll};
@@ -18,10 +17,7 @@ use windlass_wire::bootstrap::Bootstrap;
 use windlass_wire::extension::{AttachRequest, EndExecsRequest, ExtensionClient, ReopenLogRequest};
 use windlass_wire::protobuf::MessageField;
 use windlass_wire::protobuf::well_known_types::any::Any;
-use windlass_wire::sandbox::{
-    CreateSandboxRequest, PingRequest, SandboxClient, SandboxStatusRequest, ShutdownSandboxRequest,
-    StartSandboxRequest, StopSandboxRequest,
-};
+use windlass_wire::sandbox::SandboxClient;
 use windlass_wire::task::{
     CloseIORequest, ConnectRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest,
     PidsRequest, ProcessInfo as ProcessInfoWord, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest,
@@ -31,8 +27,10 @@ use windlass_wire::ttrpc::asynchronous::{Client as Transport, transport::Socket}
 use windlass_wire::ttrpc::context::Context as Metadata;
 use windlass_wire::{TaskPort, convert, ttrpc, words};
 
-use super::{Booted, Member, PodOptions, ProcessInfo, TaskState};
+use super::{Member, ProcessInfo, TaskState};
 use crate::TypedBytes;
+
+mod sandbox;
 
 /// For calls that a shim answers from its memory.
 pub(super) const QUICK: Duration = Duration::from_secs(5);
@@ -107,60 +105,6 @@ impl Client {
         let mut metadata = Metadata::default();
         metadata.set(words::NAMESPACE_HEADER.into(), vec![self.namespace.to_string()]);
         metadata
-    }
-
-    /// Asks for a sign of life; a shim without the sandbox service gives one by saying so.
-    pub(super) async fn ping(&self, sandbox: &Id) -> Result<()> {
-        let request = PingRequest { sandbox_id: sandbox.to_string(), ..PingRequest::default() };
-        match timeout(QUICK, self.sandbox.ping_sandbox(self.metadata(), &request)).await {
-            Ok(Ok(_) | Err(ttrpc::Error::RpcStatus(_))) => Ok(()),
-            Ok(Err(error)) => Err(convert::from_error(error)),
-            Err(_) => Err(silent("PingSandbox", QUICK)),
-        }
-    }
-
-    pub(super) async fn boot(&self, sandbox: &Id, bundle: &str, netns: &str, options: &PodOptions) -> Result<Booted> {
-        let create = CreateSandboxRequest {
-            sandbox_id: sandbox.to_string(),
-            bundle_path: bundle.to_owned(),
-            netns_path: netns.to_owned(),
-            options: MessageField::some(convert::any(words::TYPE_POD_OPTIONS, &wire_options(options))?),
-            ..CreateSandboxRequest::default()
-        };
-        call(SLOW, "CreateSandbox", self.sandbox.create_sandbox(self.metadata(), &create)).await?;
-        let start = StartSandboxRequest { sandbox_id: sandbox.to_string(), ..StartSandboxRequest::default() };
-        let started = call(SLOW, "StartSandbox", self.sandbox.start_sandbox(self.metadata(), &start)).await?;
-        let _ = self.pid.set(started.pid);
-        Ok(Booted { pid: started.pid, created_at: convert::from_timestamp(&started.created_at) })
-    }
-
-    /// The process whose namespaces are the sandbox's.
-    pub(super) async fn sandbox_pid(&self, sandbox: &Id) -> Result<u32> {
-        if let Some(pid) = self.pid.get() {
-            return Ok(*pid);
-        }
-        let request = SandboxStatusRequest { sandbox_id: sandbox.to_string(), ..SandboxStatusRequest::default() };
-        let pid = call(QUICK, "SandboxStatus", self.sandbox.sandbox_status(self.metadata(), &request)).await?.pid;
-        if pid != 0 {
-            let _ = self.pid.set(pid);
-        }
-        Ok(pid)
-    }
-
-    /// Ends every process of the sandbox.
-    pub(super) async fn stop(&self, sandbox: &Id) -> Result<()> {
-        let request = StopSandboxRequest {
-            sandbox_id: sandbox.to_string(),
-            timeout_secs: STOP.as_secs() as u32,
-            ..StopSandboxRequest::default()
-        };
-        call(STOP, "StopSandbox", self.sandbox.stop_sandbox(self.metadata(), &request)).await.map(drop)
-    }
-
-    /// Ends the shim of a sandbox.
-    pub(super) async fn shutdown(&self, sandbox: &Id) -> Result<()> {
-        let request = ShutdownSandboxRequest { sandbox_id: sandbox.to_string(), ..ShutdownSandboxRequest::default() };
-        call(QUICK, "ShutdownSandbox", self.sandbox.shutdown_sandbox(self.metadata(), &request)).await.map(drop)
     }
 
     /// Ends the shim of a container that has one of its own.
@@ -324,26 +268,6 @@ async fn call<T>(limit: Duration, verb: &str, answer: impl Future<Output = ttrpc
     match timeout(limit, answer).await {
         Ok(answer) => answer.map_err(convert::from_error).context(|| format!("shim: {verb}")),
         Err(_) => Err(silent(verb, limit)),
-    }
-}
-
-fn wire_options(options: &PodOptions) -> windlass_wire::extension::PodOptions {
-    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    windlass_wire::extension::PodOptions {
-        hostname: options.hostname.clone(),
-        new_ipc: options.new_ipc,
-        new_uts: options.new_uts,
-        shared_pid: options.shared_pid,
-        sysctls: options.sysctls.clone().into_iter().collect(),
-        cgroup: options.cgroup.clone(),
-        systemd_cgroup: options.systemd_cgroup,
-        oom_score_adj: options.oom_score_adj,
-        shm_bytes: options.shm_bytes,
-        runtime_binary: path(&options.runtime_binary),
-        userns_path: path(&options.userns),
-        shm_uid: options.shm_owner.0,
-        shm_gid: options.shm_owner.1,
-        ..Default::default()
     }
 }
 

@@ -22,6 +22,7 @@ mod named;
 mod owner;
 mod process;
 mod roster;
+mod sandbox;
 mod shim_log;
 mod streams;
 mod table;
@@ -103,6 +104,42 @@ pub struct Booted {
     pub pid: u32,
     /// When.
     pub created_at: Timestamp,
+}
+
+/// A sandbox as a client of the containerd API wants it; what its shim makes of that is the shim's.
+#[derive(Clone, Debug)]
+pub struct CreateSandbox {
+    /// Its id.
+    pub id: Id,
+    /// The shim, by runtime name or path; `None`: ours.
+    pub shim: Option<String>,
+    /// A specification, JSON, which the shim finds in its bundle as `config.json`.
+    pub spec: Option<Vec<u8>>,
+    /// The mounts that make its root file system, where it has one.
+    pub rootfs: Vec<Mount>,
+    /// What the shim is told, in words of its own.
+    pub options: Option<TypedBytes>,
+    /// The network namespace; empty: none.
+    pub netns: String,
+    /// What else the shim is told.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a shim tells of its sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxInfo {
+    /// `/proc/<pid>/ns` has its namespaces; 0 where it was not started.
+    pub pid: u32,
+    /// `SANDBOX_READY` or `SANDBOX_NOTREADY`, or what a shim of another's making says.
+    pub state: String,
+    /// What helps to find a fault, by name.
+    pub info: BTreeMap<String, String>,
+    /// When it was started.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub exited_at: Timestamp,
+    /// What the shim says beside that.
+    pub extra: Option<TypedBytes>,
 }
 
 /// What a task needs to be made.

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use windlass_model::event::Event;
 use windlass_model::process::{Exit, State as TaskPhase};
 use windlass_model::{Error, Kind, Result, Timestamp};
 use windlass_wire::bootstrap::Bootstrap;
@@ -27,19 +26,23 @@ use super::launch::{Launcher, PATIENCE};
 use super::process::{self, Process, Wanted};
 use super::roster::Inner;
 use super::shim_log::{self, ShimLog};
-use super::table::Key;
-use super::{BootSandbox, Booted, death};
+use super::table::{Ending, Key};
+use super::{BootSandbox, Booted, CreateSandbox, death};
 use crate::blocking;
 
 /// How long a shim that was told to end may take.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// The status of a sandbox that was killed: 128 and SIGKILL.
+const KILLED: u32 = 137;
 /// How long a silent shim is left alone before it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How an owner's life begins.
 pub(super) enum Birth {
-    /// A shim is started for a sandbox.
-    Sandbox(Box<BootSandbox>, oneshot::Sender<Result<Booted>>),
+    /// A shim is started for a sandbox, which is made with it.
+    Boot(Box<BootSandbox>, oneshot::Sender<Result<Booted>>),
+    /// A shim is started for a sandbox that is made later.
+    Sandbox(Box<CreateSandbox>, oneshot::Sender<Result<()>>),
     /// A shim is started for one container; the name is the runtime's.
     Task(Option<String>, oneshot::Sender<Result<()>>),
     /// An earlier daemon started it.
@@ -95,6 +98,8 @@ pub(super) struct Owner {
     phase: watch::Sender<Phase>,
     /// False for the shim of a single container.
     sandbox: bool,
+    /// How the sandbox ended.
+    ending: Arc<Ending>,
     /// What a shim of another's making has to say.
     log: Option<ShimLog>,
 }
@@ -105,9 +110,10 @@ impl Owner {
         key: Key,
         mailbox: mpsc::Receiver<Command>,
         phase: watch::Sender<Phase>,
+        ending: Arc<Ending>,
     ) -> Self {
         let bundle = roster.bundles.of(&key.0, &key.1);
-        Self { roster, key, bundle, mailbox, phase, sandbox: true, log: None }
+        Self { roster, key, bundle, mailbox, phase, sandbox: true, ending, log: None }
     }
 
     /// Lives until the shim is gone or the daemon stops.
@@ -126,9 +132,13 @@ impl Owner {
 
     async fn begin(&mut self, birth: Birth) -> State {
         match birth {
-            Birth::Sandbox(request, reply) => {
+            Birth::Boot(request, reply) => {
                 let booted = self.boot_sandbox(&request).await;
                 self.born(booted, reply).await
+            }
+            Birth::Sandbox(request, reply) => {
+                let created = self.create_sandbox(&request).await;
+                self.born(created, reply).await
             }
             Birth::Task(shim, reply) => {
                 self.sandbox = false;
@@ -167,10 +177,19 @@ impl Owner {
 
     async fn boot_sandbox(&mut self, request: &BootSandbox) -> Result<(Line, Booted)> {
         let line = self.launch(request.shim.as_deref()).await?;
-        let text = |path: &std::path::Path| path.display().to_string();
-        let netns = request.netns.as_deref().map(text).unwrap_or_default();
-        let booted = line.client.boot(&request.id, &text(self.bundle.path()), &netns, &request.options).await?;
+        let booted = line.client.boot(self.bundle.path(), request).await?;
         Ok((line, booted))
+    }
+
+    async fn create_sandbox(&mut self, request: &CreateSandbox) -> Result<(Line, ())> {
+        let (bundle, spec) = (self.bundle.clone(), request.spec.clone());
+        // The shim may look for the specification as soon as it is started.
+        blocking(move || bundle.begin_sandbox(spec.as_deref())).await?;
+        let line = self.launch(request.shim.as_deref()).await?;
+        line.client.create_sandbox(self.bundle.path(), request).await?;
+        let bundle = self.bundle.clone();
+        blocking(move || bundle.end_creation()).await?;
+        Ok((line, ()))
     }
 
     async fn launch(&mut self, shim: Option<&str>) -> Result<Line> {
@@ -274,6 +293,17 @@ impl Owner {
         }
     }
 
+    /// Learns whether the sandbox ended while nobody listened.
+    async fn ask_end(&self, client: &Client) {
+        let id = &self.key.1;
+        let status = client.sandbox_status(id, false).await;
+        if status.is_ok_and(|status| status.exited_at.happened())
+            && let Ok(Ok(exit)) = timeout(QUICK, client.wait_sandbox(id)).await
+        {
+            self.roster.end_sandbox(&self.key, &self.ending, exit);
+        }
+    }
+
     async fn connecting(&mut self, lost: bool) -> State {
         if lost {
             self.phase.send_replace(Phase::Connecting);
@@ -288,7 +318,14 @@ impl Owner {
                 reached = self.reach() => reached,
             };
             match reached {
+                Ok(line) if self.bundle.is_half_made() => {
+                    tracing::info!("a sandbox that was not created is taken down");
+                    return State::GoingDown(Some(line), None);
+                }
                 Ok(line) => {
+                    if self.sandbox && !lost {
+                        self.ask_end(&line.client).await;
+                    }
                     self.phase.send_replace(Phase::Live(line.client.clone()));
                     return State::Live(line);
                 }
@@ -332,7 +369,7 @@ impl Owner {
         if let Err(error) = self.bury(false).await {
             tracing::error!(%error, "cleaning up behind a dead shim failed; taking it down will try again");
         }
-        self.tell_exit();
+        self.tell_exit(KILLED);
         self.phase.send_replace(Phase::Gone);
         self.answer_the_rest();
         State::Over
@@ -347,7 +384,7 @@ impl Owner {
         self.phase.send_replace(Phase::Connecting);
         let result = self.bury(orderly).await;
         if was_live {
-            self.tell_exit();
+            self.tell_exit(if orderly { 0 } else { KILLED });
         }
         self.phase.send_replace(Phase::Gone);
         if let Some(reply) = reply {
@@ -360,7 +397,7 @@ impl Owner {
     /// Asks a shim to end everything and itself; true if it did.
     async fn say_farewell(&self, mut line: Line) -> bool {
         let id = &self.key.1;
-        let stopped = if self.sandbox { line.client.stop(id).await } else { self.end_task(&line.client).await };
+        let stopped = if self.sandbox { line.client.stop(id, None).await } else { self.end_task(&line.client).await };
         if let Err(error) = stopped {
             tracing::warn!(%error, "the shim does not stop its processes");
             return false;
@@ -409,10 +446,9 @@ impl Owner {
         blocking(move || if sandbox { bundle.remove() } else { bundle.forget_shim() }).await
     }
 
-    fn tell_exit(&self) {
+    fn tell_exit(&self, status: u32) {
         if self.sandbox {
-            let id = self.key.1.to_string();
-            self.roster.publish(&self.key.0, Event::SandboxExit { id, status: 137, at: Timestamp::now() });
+            self.roster.end_sandbox(&self.key, &self.ending, Exit { status, at: Timestamp::now() });
         }
     }
 

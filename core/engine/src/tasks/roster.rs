@@ -16,7 +16,7 @@ use windlass_model::{Error, Id, Namespace, Result};
 use super::bundle::{Bundles, Found};
 use super::client::Client;
 use super::owner::{Birth, Command, Owner, Phase};
-use super::table::{Entry, Key, Table};
+use super::table::{Ending, Entry, Key, Table};
 use super::{ShimConfig, launch};
 use crate::blocking;
 use crate::events::Events;
@@ -46,6 +46,8 @@ pub(super) struct Inner {
 struct Handle {
     mailbox: mpsc::Sender<Command>,
     phase: watch::Receiver<Phase>,
+    /// How the sandbox ended; never set for the shim of a single container.
+    ending: Arc<Ending>,
 }
 
 impl Roster {
@@ -126,6 +128,12 @@ impl Roster {
         self.0.tasks.insert(entry).unwrap();
     }
 
+    /// True where a shim of the namespace may live.
+    pub(crate) fn holds(&self, namespace: &Namespace) -> bool {
+        let shims = self.0.shims.lock();
+        shims.iter().any(|((of, _), handle)| of == namespace && !matches!(&*handle.phase.borrow(), Phase::Gone))
+    }
+
     /// How many shims there are, reachable or not.
     pub fn len(&self) -> usize {
         self.0.shims.lock().len()
@@ -146,17 +154,72 @@ impl Roster {
         self.0.events.settle_of(namespace).await
     }
 
-    /// Starts a shim and has its owner bring it up.
-    pub(super) async fn boot<T>(&self, key: Key, birth: impl FnOnce(oneshot::Sender<Result<T>>) -> Birth) -> Result<T> {
+    /// Starts the shim of a task that is in the table, and has its owner bring it up.
+    pub(super) async fn boot_task(
+        &self,
+        key: Key,
+        birth: impl FnOnce(oneshot::Sender<Result<()>>) -> Birth,
+    ) -> Result<()> {
+        self.boot(key, |_| false, birth).await
+    }
+
+    /// Starts the shim of a sandbox and has its owner bring it up.
+    pub(super) async fn boot_sandbox<T>(
+        &self,
+        key: Key,
+        birth: impl FnOnce(oneshot::Sender<Result<T>>) -> Birth,
+    ) -> Result<T> {
+        // Both would have the same bundle.
+        self.boot(key, |(namespace, id)| self.0.tasks.get(namespace, id).is_some(), birth).await
+    }
+
+    async fn boot<T>(
+        &self,
+        key: Key,
+        taken: impl FnOnce(&Key) -> bool,
+        birth: impl FnOnce(oneshot::Sender<Result<T>>) -> Birth,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         {
             let mut shims = self.0.shims.lock();
             if shims.contains_key(&key) {
                 return Err(Error::already_exists(format!("sandbox {} has a shim", key.1)));
             }
+            if taken(&key) {
+                return Err(Error::already_exists(format!("container {} has a task", key.1)));
+            }
             self.spawn(&mut shims, key, birth(reply));
         }
         answer.await.unwrap_or_else(|_| Err(Error::unavailable("the daemon is stopping")))
+    }
+
+    /// Adds a task to the table, unless it or a sandbox of its name is there.
+    pub(super) fn add_task(&self, entry: Arc<Entry>) -> Result<()> {
+        let key = (entry.namespace.clone(), entry.id.clone());
+        // Held meanwhile, so that no sandbox takes the name.
+        let shims = self.0.shims.lock();
+        let known = shims.get(&key).is_some_and(|handle| !matches!(&*handle.phase.borrow(), Phase::Gone));
+        match self.0.tasks.insert(entry) {
+            Err(_) => Err(Error::already_exists(format!("container {} has a task", key.1))),
+            Ok(()) if known => {
+                self.0.tasks.remove(&key.0, &key.1);
+                Err(Error::already_exists(format!("there is a sandbox {}", key.1)))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// How a sandbox ends or has ended; nothing where there is no shim of that name, or it is a single container's.
+    pub(super) fn ending(&self, key: &Key) -> Option<Arc<Ending>> {
+        let ending = self.0.shims.lock().get(key)?.ending.clone();
+        self.0.tasks.get(&key.0, &key.1).is_none().then_some(ending)
+    }
+
+    /// True where there is a bundle of that name and nobody to look after it. Blocks for a moment.
+    pub(super) fn is_leftover(&self, key: &Key) -> bool {
+        !self.0.shims.lock().contains_key(key)
+            && self.0.tasks.get(&key.0, &key.1).is_none()
+            && self.0.bundles.of(&key.0, &key.1).exists()
     }
 
     /// Takes a shim down with everything in it, whatever state it is in; nothing there is success.
@@ -213,9 +276,10 @@ impl Roster {
     fn spawn(&self, shims: &mut HashMap<Key, Handle>, key: Key, birth: Birth) -> mpsc::Sender<Command> {
         let (mailbox, commands) = mpsc::channel(MAILBOX);
         let (phase, watched) = watch::channel(Phase::Connecting);
-        shims.insert(key.clone(), Handle { mailbox: mailbox.clone(), phase: watched });
+        let ending = Arc::new(Ending::new(None));
+        shims.insert(key.clone(), Handle { mailbox: mailbox.clone(), phase: watched, ending: ending.clone() });
         let span = tracing::info_span!("shim", namespace = %key.0, pod = %key.1);
-        let owner = Owner::new(self.0.clone(), key.clone(), commands, phase);
+        let owner = Owner::new(self.0.clone(), key.clone(), commands, phase, ending);
         let roster: Weak<Inner> = Arc::downgrade(&self.0);
         let work = async move {
             let phase = owner.run(birth).await;
@@ -262,6 +326,13 @@ impl Inner {
             let event = Event::TaskExit { container, process, pid: entry.pid(), status: exit.status, at: exit.at };
             self.publish(&entry.namespace, event);
             self.note_told(entry);
+        }
+    }
+
+    /// Takes the end of a sandbox and tells it, once.
+    pub(super) fn end_sandbox(&self, key: &Key, ending: &Ending, exit: Exit) {
+        if ending.take(exit) {
+            self.publish(&key.0, Event::SandboxExit { id: key.1.to_string(), status: exit.status, at: exit.at });
         }
     }
 

@@ -14,6 +14,10 @@ use super::bundle::{Bundle, Ended};
 /// A thing in its namespace.
 pub(super) type Key = (Namespace, Id);
 
+/// How something ended: set once, whoever reports it, and never changed.
+#[derive(Debug)]
+pub(super) struct Ending(watch::Sender<Option<Exit>>);
+
 /// One task. Its exit is set once and never changes.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -25,7 +29,7 @@ pub(super) struct Entry {
     /// True once the bundle is removed: nothing is written there any more, for the next task of that name has it.
     removed: Mutex<bool>,
     pid: AtomicU32,
-    exit: watch::Sender<Option<Exit>>,
+    exit: Ending,
     /// How many execs are under way.
     execs: watch::Sender<usize>,
 }
@@ -38,6 +42,39 @@ pub(super) struct Underway(Arc<Entry>);
 #[derive(Debug, Default)]
 pub(super) struct Table(Mutex<HashMap<Key, Arc<Entry>>>);
 
+impl Ending {
+    pub(super) fn new(known: Option<Exit>) -> Self {
+        Self(watch::Sender::new(known))
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        *self.0.borrow()
+    }
+
+    /// Takes an exit; false where one is known already.
+    pub(super) fn take(&self, exit: Exit) -> bool {
+        self.0.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(exit);
+            first
+        })
+    }
+
+    /// Waits for the exit. Cancel safe.
+    pub(super) async fn wait(&self) -> Exit {
+        let mut exits = self.0.subscribe();
+        loop {
+            if let Some(exit) = *exits.borrow_and_update() {
+                return exit;
+            }
+            if exits.changed().await.is_err() {
+                // The sender is a field of self, so it outlives this borrow.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 impl Entry {
     pub(super) fn new(namespace: Namespace, id: Id, shim: Id, bundle: Bundle, ended: Option<Ended>) -> Arc<Self> {
         Arc::new(Self {
@@ -47,7 +84,7 @@ impl Entry {
             bundle,
             removed: Mutex::new(false),
             pid: AtomicU32::new(ended.map_or(0, |ended| ended.pid)),
-            exit: watch::Sender::new(ended.map(|ended| ended.exit)),
+            exit: Ending::new(ended.map(|ended| ended.exit)),
             execs: watch::Sender::new(0),
         })
     }
@@ -62,30 +99,17 @@ impl Entry {
     }
 
     pub(super) fn exit(&self) -> Option<Exit> {
-        *self.exit.borrow()
+        self.exit.exit()
     }
 
     /// Takes an exit; false where one is known already.
     pub(super) fn end(&self, exit: Exit) -> bool {
-        self.exit.send_if_modified(|known| {
-            let first = known.is_none();
-            known.get_or_insert(exit);
-            first
-        })
+        self.exit.take(exit)
     }
 
     /// Waits for the exit. Cancel safe.
     pub(super) async fn wait(&self) -> Exit {
-        let mut exits = self.exit.subscribe();
-        loop {
-            if let Some(exit) = *exits.borrow_and_update() {
-                return exit;
-            }
-            if exits.changed().await.is_err() {
-                // The sender is a field of self, so it outlives this borrow.
-                std::future::pending::<()>().await;
-            }
-        }
+        self.exit.wait().await
     }
 }
 

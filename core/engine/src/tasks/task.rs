@@ -1,4 +1,4 @@
-//! One namespace's verbs on sandboxes and tasks.
+//! One namespace's verbs on tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use windlass_wire::protobuf::well_known_types::any::Any;
 use windlass_wire::task::{CreateTaskRequest, Options};
 use windlass_wire::{convert, words};
 
+use super::bundle::Bundle;
 use super::client::Client;
 use super::exec::Running;
 use super::owner::Birth;
@@ -18,8 +19,8 @@ use super::roster::Roster;
 use super::streams::TaskStreams;
 use super::table::{Entry, Key};
 use super::{
-    AttachTask, Attached, BootSandbox, Booted, CreateTask, ExecOutput, ExecSync, Member, StartExec, TaskRuntime,
-    TaskState, attach, exec, exec_sync,
+    AttachTask, Attached, CreateTask, ExecOutput, ExecSync, Member, StartExec, TaskRuntime, TaskState, attach, exec,
+    exec_sync,
 };
 use crate::{Tenant, TypedBytes, blocking};
 
@@ -49,53 +50,33 @@ impl Tasks {
         Self { roster, namespace }
     }
 
-    fn key(&self, id: &Id) -> Key {
+    pub(super) fn key(&self, id: &Id) -> Key {
         (self.namespace.clone(), id.clone())
     }
 
-    /// Starts the shim of a sandbox and has it make what its containers share. Where that fails nothing is left.
-    ///
-    /// # Errors
-    /// `AlreadyExists` where the sandbox has a shim; `DeadlineExceeded` where the shim hangs; otherwise what it said.
-    pub async fn boot(&self, request: BootSandbox) -> Result<Booted> {
-        let key = self.key(&request.id);
-        self.roster.boot(key, |reply| Birth::Sandbox(Box::new(request), reply)).await
+    pub(super) fn roster(&self) -> &Roster {
+        &self.roster
     }
 
-    /// The process whose namespaces are the sandbox's.
-    ///
-    /// # Errors
-    /// `NotFound` where the sandbox has no shim, `Unavailable` where that does not answer.
-    pub async fn sandbox_pid(&self, id: &Id) -> Result<u32> {
-        self.roster.client(&self.key(id)).await?.sandbox_pid(id).await
-    }
-
-    /// True where the sandbox has a shim that is not known to be dead. Waits for one that is being reconnected.
-    pub async fn sandbox_alive(&self, id: &Id) -> bool {
-        !matches!(self.roster.client(&self.key(id)).await, Err(error) if error.is_not_found())
-    }
-
-    /// Takes a sandbox down, whatever state it is in: ends its processes, its shim, its mounts and its bundle. Its tasks'
-    /// exits are published, and stay known until each is deleted. Nothing there is success.
-    ///
-    /// # Errors
-    /// Where a mount or a folder cannot be removed; it may be tried again.
-    pub async fn down(&self, id: &Id) -> Result<()> {
-        self.roster.down(self.key(id)).await
+    pub(super) fn bundle(&self, id: &Id) -> Bundle {
+        self.roster.inner().bundles.of(&self.namespace, id)
     }
 
     /// Makes a task: its bundle, its root file system and its first process, which waits for [`Tasks::start`]. Answers
     /// that process. Where it fails nothing is left.
     ///
     /// # Errors
-    /// `AlreadyExists` where the container has a task; `NotFound` where the sandbox has no shim.
+    /// `AlreadyExists` where the container has a task or there is a sandbox of its name; `NotFound` where its sandbox has
+    /// no shim; `FailedPrecondition` where its sandbox does not run.
     pub async fn create(&self, request: CreateTask) -> Result<u32> {
         let shim = request.sandbox.clone().unwrap_or_else(|| request.id.clone());
-        let bundle = self.roster.inner().bundles.of(&self.namespace, &request.id);
-        let entry = Entry::new(self.namespace.clone(), request.id.clone(), shim.clone(), bundle, None);
-        if self.roster.inner().tasks.insert(entry.clone()).is_err() {
-            return Err(Error::already_exists(format!("container {} has a task", request.id)));
+        let entry = Entry::new(self.namespace.clone(), request.id.clone(), shim, self.bundle(&request.id), None);
+        if let Some(sandbox) = &request.sandbox
+            && self.entry(sandbox).is_ok()
+        {
+            return Err(Error::not_found(format!("{sandbox} is a container and no sandbox")));
         }
+        self.roster.add_task(entry.clone())?;
         match self.make(&entry, request).await {
             Ok(pid) => Ok(pid),
             Err(error) => {
@@ -114,7 +95,7 @@ impl Tasks {
         let key = self.key(&entry.shim);
         if sandbox.is_none() {
             let shim = runtime.shim.clone();
-            self.roster.boot(key.clone(), |reply| Birth::Task(shim, reply)).await?;
+            self.roster.boot_task(key.clone(), |reply| Birth::Task(shim, reply)).await?;
         }
         let options = options(runtime)?;
         let request = CreateTaskRequest {
@@ -154,7 +135,10 @@ impl Tasks {
 
     /// Removes the bundle of a container that a daemon died over before it was whole.
     async fn sweep(&self, id: &Id) -> Result<()> {
-        let bundle = self.roster.inner().bundles.of(&self.namespace, id);
+        if self.has_sandbox(id) {
+            return Ok(());
+        }
+        let bundle = self.bundle(id);
         blocking(move || if bundle.has_shim() { Ok(()) } else { bundle.remove() }).await
     }
 

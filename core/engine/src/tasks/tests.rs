@@ -243,6 +243,56 @@ async fn a_pod_lives_and_goes_down() {
 }
 
 #[tokio::test]
+async fn a_sandbox_is_created_and_started_in_two_steps() {
+    // Its socket is elsewhere: a bundle that is there already is taken for a leftover.
+    let house = House::new(&GOOD.replace("$PWD/s.sock", "$PWD/../../../fake.sock")).await;
+    let tasks = Tasks::of(house.roster().await, namespace());
+    let mut receiver = house.events.subscribe();
+    let fake = Arc::new(Fake::default());
+    let socket = house.state().join("fake.sock");
+    fs::create_dir_all(house.state()).unwrap();
+    let mut server = serve(&socket, &fake).await;
+    let wanted = || CreateSandbox {
+        id: id("pod"),
+        shim: None,
+        spec: Some(b"{}".to_vec()),
+        rootfs: Vec::new(),
+        options: None,
+        netns: String::new(),
+        annotations: BTreeMap::new(),
+    };
+    assert!(tasks.start_sandbox(&id("pod")).await.unwrap_err().is_not_found());
+    tasks.create_sandbox(wanted()).await.unwrap();
+    assert_eq!(fs::read(house.state().join("bundles/k8s.io/pod/config.json")).unwrap(), b"{}");
+    assert_eq!(tasks.create_sandbox(wanted()).await.unwrap_err().kind(), Kind::AlreadyExists);
+    // One bundle cannot be two things.
+    let mut own = create("pod", "pod");
+    own.sandbox = None;
+    assert_eq!(tasks.create(own).await.unwrap_err().kind(), Kind::AlreadyExists);
+    assert!(tasks.delete(&id("pod")).await.unwrap_err().is_not_found());
+    assert_eq!(tasks.start_sandbox(&id("pod")).await.unwrap().pid, 4242);
+    tasks.create(create("pod", "c")).await.unwrap();
+    let mut twin = wanted();
+    twin.id = id("c");
+    assert_eq!(tasks.create_sandbox(twin).await.unwrap_err().kind(), Kind::AlreadyExists);
+    assert!(tasks.create(create("c", "d")).await.unwrap_err().is_not_found(), "a container is no sandbox");
+    assert!(tasks.shutdown_sandbox(&id("c")).await.unwrap_err().is_not_found());
+    for topic in ["/sandboxes/create", "/sandboxes/start"] {
+        assert_eq!(event(&mut receiver, |_| true).await.topic(), topic);
+    }
+    let waiting = tokio::spawn({
+        let tasks = tasks.clone();
+        async move { tasks.wait_sandbox(&id("pod")).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let _ = timeout(Duration::from_millis(200), server.disconnect()).await;
+    fs::remove_file(socket).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().status, 137, "its shim is dead");
+    event(&mut receiver, |event| matches!(event, Event::SandboxExit { status: 137, .. })).await;
+    assert!(tasks.wait_sandbox(&id("nothing")).await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
 async fn a_task_that_cannot_be_made_leaves_nothing() {
     let house = House::new(GOOD).await;
     let tasks = Tasks::of(house.roster().await, namespace());
@@ -415,6 +465,14 @@ impl wire_sandbox::Sandbox for Fake {
         _: wire_sandbox::PingRequest,
     ) -> ttrpc::Result<wire_sandbox::PingResponse> {
         self.answer().await
+    }
+
+    async fn wait_sandbox(
+        &self,
+        _: &TtrpcContext,
+        _: wire_sandbox::WaitSandboxRequest,
+    ) -> ttrpc::Result<wire_sandbox::WaitSandboxResponse> {
+        std::future::pending().await
     }
 
     async fn stop_sandbox(
