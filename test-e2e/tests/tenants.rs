@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use containerd_client::services::v1::sandbox::{
+    ControllerShutdownRequest, ControllerShutdownResponse, ControllerStatusRequest, ControllerStatusResponse,
+    ControllerStopRequest, ControllerStopResponse,
+};
 use containerd_client::services::v1::{
     AbortRequest, CreateNamespaceRequest, DeleteNamespaceRequest, ForwardRequest, GetNamespaceRequest,
     GetNamespaceResponse, ListContainersRequest, ListContainersResponse, ListImagesRequest, ListImagesResponse,
@@ -114,6 +118,11 @@ async fn no_method_of_a_tenants_socket_reaches_another_tenant() -> Result<()> {
     ensure!(methods::all().count() >= 91, "{} methods", methods::all().count());
 
     // Nothing of the CRI's has changed.
+    let sandbox = ControllerStatusRequest { sandbox_id: pod.id.clone(), ..Default::default() };
+    let status: ControllerStatusResponse = main.ask("sandbox.v1.Controller", "Status", &sandbox).await?;
+    ensure!(status.state == "SANDBOX_READY" && status.pid != 0, "{status:?}");
+    let foreign = client.ask::<ControllerStatusResponse>("sandbox.v1.Controller", "Status", &sandbox).await;
+    ensure!(code(&foreign) == Code::NotFound, "{foreign:?}");
     ensure!(node.cri.output(&pod.container, &["echo", "well"]).await? == "well\n");
     ensure!(self::digests(&main).await? == digests, "the CRI's content has changed");
     let images: ListImagesResponse = main.ask("images.v1.Images", "List", &ListImagesRequest::default()).await?;
@@ -256,6 +265,19 @@ async fn the_main_socket_can_be_kept_from_the_cris_namespace() -> Result<()> {
         let other = main.named(Some("default"));
         other.ask::<ListImagesResponse>("images.v1.Images", "List", &ListImagesRequest::default()).await?;
         let pod = node.run(node.pod("free"), &image, &["sleep", "1000"]).await?;
+        // Its sandbox is kept as its tasks are.
+        let (sandboxes, sandbox_id) = ("sandbox.v1.Controller", pod.id.clone());
+        let request = ControllerStatusRequest { sandbox_id: sandbox_id.clone(), ..Default::default() };
+        let status = main.ask::<ControllerStatusResponse>(sandboxes, "Status", &request).await;
+        ensure!(code(&status) == if hidden { Code::PermissionDenied } else { Code::Ok }, "{word}: {status:?}");
+        let request = ControllerStopRequest { sandbox_id: sandbox_id.clone(), ..Default::default() };
+        let stopped = main.ask::<ControllerStopResponse>(sandboxes, "Stop", &request).await;
+        ensure!(code(&stopped) == Code::PermissionDenied, "{word}: {stopped:?}");
+        let request = ControllerShutdownRequest { sandbox_id, ..Default::default() };
+        let shut = main.ask::<ControllerShutdownResponse>(sandboxes, "Shutdown", &request).await;
+        ensure!(code(&shut) == Code::PermissionDenied, "{word}: {shut:?}");
+        let shut = other.ask::<ControllerShutdownResponse>(sandboxes, "Shutdown", &request).await;
+        ensure!(code(&shut) == Code::NotFound, "{word}: {shut:?}");
         ensure!(node.cri.output(&pod.container, &["echo", "well"]).await? == "well\n");
         node.cri.remove_everything().await?;
         node.mark().await;
