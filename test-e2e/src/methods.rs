@@ -367,33 +367,33 @@ const METHODS: &[(&str, &[Row])] = &[
     (
         "containerd.services.sandbox.v1.Controller",
         &[
-            ("Create", Changes, Never, |t| {
+            ("Create", Changes, Missing, |t| {
                 let sandbox_id = t.sandbox.clone();
                 Bytes::of(&ControllerCreateRequest { sandbox_id, ..Default::default() })
             }),
-            ("Start", Changes, Never, |t| {
+            ("Start", Changes, Missing, |t| {
                 Bytes::of(&ControllerStartRequest { sandbox_id: t.sandbox.clone(), ..Default::default() })
             }),
-            ("Platform", Looks, Never, |t| {
+            ("Platform", Looks, Missing, |t| {
                 Bytes::of(&ControllerPlatformRequest { sandbox_id: t.sandbox.clone(), ..Default::default() })
             }),
-            ("Stop", Changes, Never, |t| {
+            ("Stop", Changes, Own, |t| {
                 Bytes::of(&ControllerStopRequest { sandbox_id: t.sandbox.clone(), ..Default::default() })
             }),
-            ("Wait", Looks, Never, |t| {
+            ("Wait", Looks, Missing, |t| {
                 Bytes::of(&ControllerWaitRequest { sandbox_id: t.sandbox.clone(), ..Default::default() })
             }),
-            ("Status", Looks, Never, |t| {
+            ("Status", Looks, Missing, |t| {
                 let sandbox_id = t.sandbox.clone();
                 Bytes::of(&ControllerStatusRequest { sandbox_id, verbose: true, ..Default::default() })
             }),
-            ("Shutdown", Changes, Never, |t| {
+            ("Shutdown", Changes, Missing, |t| {
                 Bytes::of(&ControllerShutdownRequest { sandbox_id: t.sandbox.clone(), ..Default::default() })
             }),
-            ("Metrics", Looks, Never, |t| {
+            ("Metrics", Looks, Missing, |t| {
                 Bytes::of(&ControllerMetricsRequest { sandbox_id: t.sandbox.clone(), ..Default::default() })
             }),
-            ("Update", Changes, Never, |t| {
+            ("Update", Changes, Missing, |t| {
                 let (sandbox_id, sandbox) = (t.sandbox.clone(), Some(sandbox(t)));
                 let fields = vec!["labels.x".into()];
                 Bytes::of(&ControllerUpdateRequest { sandbox_id, sandbox, fields, ..Default::default() })
