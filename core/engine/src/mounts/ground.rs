@@ -38,8 +38,8 @@ pub(super) struct Spot {
     /// The way from there.
     pub(super) rest: PathBuf,
     pub(super) is_writable: bool,
-    /// In a snapshot, so that it outlives the activation.
-    pub(super) is_lasting: bool,
+    /// In the folder of a snapshot, not in a mount.
+    pub(super) in_snapshot: bool,
 }
 
 /// A mount whose paths are safe, for as long as this is kept.
@@ -69,7 +69,7 @@ impl Ground {
     pub(super) fn spot(&self, path: &Path) -> Result<Spot> {
         if let Some(found) = self.snapshots.find(path) {
             let is_writable = found.kind == SnapshotKind::Active;
-            return Ok(Spot { root: found.folder, rest: found.rest, is_writable, is_lasting: true });
+            return Ok(Spot { root: found.folder, rest: found.rest, is_writable, in_snapshot: true });
         }
         let own = || {
             let mut parts = path.strip_prefix(&self.home).ok()?.components();
@@ -77,7 +77,7 @@ impl Ground {
             let is_writable = (*self.own.get(number.parse::<usize>().ok()?)?)?;
             // What leads out of there is refused by whoever opens it.
             let rest = parts.as_path().to_owned();
-            Some(Spot { root: self.home.join(number), rest, is_writable, is_lasting: false })
+            Some(Spot { root: self.home.join(number), rest, is_writable, in_snapshot: false })
         };
         own().ok_or_else(|| {
             let message = format!(
@@ -207,7 +207,7 @@ impl Spot {
 
     /// True where nobody but drivers and the engine makes names on the way.
     fn is_plain(&self) -> bool {
-        self.rest.as_os_str().is_empty() || (self.is_lasting && matches!(self.rest.to_str(), Some("fs" | "work")))
+        self.rest.as_os_str().is_empty() || (self.in_snapshot && matches!(self.rest.to_str(), Some("fs" | "work")))
     }
 }
 

@@ -1,11 +1,11 @@
-//! The rungs of an activation: what is made in a snapshot is recorded before it is made, and what was mounted after each mount.
+//! The rungs of an activation: a folder or file is recorded before it is made, and what was mounted after each mount.
 
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use windlass_model::{Context, Mount, Result, Timestamp};
+use windlass_model::{Context, Error, Kind, Mount, Result, Timestamp};
 use windlass_sys::loops;
 use windlass_sys::mount::{is_mounted, mount_all, unmount};
 
@@ -75,11 +75,10 @@ impl Ladder {
                     if crate::blocking(move || make::is_folder_there(&look, mode)).await? {
                         continue;
                     }
-                    if spot.is_lasting {
-                        self.record.made.push(Made::new(&spot, true));
-                        self.put().await?;
-                    }
-                    crate::blocking(move || make::folder(&spot, mode, owner)).await?;
+                    self.record.made.push(Made::new(&spot, self.record.active.len()));
+                    self.put().await?;
+                    let outcome = crate::blocking(move || make::folder(&spot, mode, owner)).await;
+                    self.unless_there(self.record.made.len() - 1, outcome).await?;
                 }
                 Make::Image(image) => {
                     let spot = self.ground.writable(&image.path)?;
@@ -88,15 +87,28 @@ impl Ladder {
                         continue;
                     }
                     let draft = make::draft(&spot, &self.record.id);
-                    if spot.is_lasting {
-                        self.record.made.extend([Made::new(&spot, false), Made::new(&draft, false)]);
-                        self.put().await?;
-                    }
-                    make::image(spot, draft, &image).await?;
+                    let after = self.record.active.len();
+                    self.record.made.extend([Made::new(&spot, after), Made::new(&draft, after)]);
+                    self.put().await?;
+                    let outcome = make::image(spot, draft, &image).await;
+                    self.unless_there(self.record.made.len() - 2, outcome).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Leaves alone what somebody else was quicker to make: it was not there when it was looked for.
+    pub(super) async fn unless_there(&mut self, number: usize, outcome: Result<()>) -> Result<()> {
+        match outcome {
+            Err(error) if error.kind() == Kind::AlreadyExists => {
+                self.record.made.remove(number);
+                self.put().await?;
+                // Not the kind that tells a client that its activation is there.
+                Err(Error::with_source(Kind::Aborted, "somebody else made it meanwhile", error))
+            }
+            outcome => outcome,
+        }
     }
 
     async fn mount(&mut self, mount: Mount) -> Result<()> {
@@ -189,25 +201,29 @@ pub(super) fn is_there(home: &Home, active: &[ActiveMount]) -> Result<bool> {
     Ok(true)
 }
 
-/// Takes away all that an activation which is not finished has mounted and made. Blocks.
+/// Takes away all that an activation which is not finished has mounted and made, the last first. Blocks.
 pub(super) fn undo(home: &Home, made: &[Made]) -> Result<()> {
-    clear(home)?;
-    made.iter().rev().try_for_each(Made::undo)
-}
-
-/// Takes away the mounts and devices in a folder, last one first, and the folder. What is mounted is never descended into. Blocks.
-pub(super) fn clear(home: &Home) -> Result<()> {
     for number in (0..MOST).rev() {
-        let point = home.folder.join(number.to_string());
-        if let Ok(device) = fs::read_link(&point) {
-            loops::detach(&device, &home.label(number))?;
-            fs::remove_file(&point).context(|| format!("remove {}", point.display()))?;
-            continue;
-        }
-        unmount(&point)?;
-        remove_folder(&point)?;
+        take_away(home, number)?;
+        made.iter().rev().filter(|one| one.after == number).try_for_each(Made::undo)?;
     }
     remove_folder(&home.folder)
+}
+
+/// Takes away the mounts and devices in a folder, last one first, and the folder. Blocks.
+pub(super) fn clear(home: &Home) -> Result<()> {
+    undo(home, &[])
+}
+
+/// Takes away one mount or device. What is mounted is never descended into.
+fn take_away(home: &Home, number: usize) -> Result<()> {
+    let point = home.folder.join(number.to_string());
+    if let Ok(device) = fs::read_link(&point) {
+        loops::detach(&device, &home.label(number))?;
+        return fs::remove_file(&point).context(|| format!("remove {}", point.display()));
+    }
+    unmount(&point)?;
+    remove_folder(&point)
 }
 
 fn remove_folder(path: &Path) -> Result<()> {

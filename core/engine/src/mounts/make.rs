@@ -3,7 +3,7 @@
 //! A file is filled under another name and gets its own when it is whole, so what is there under its name can be mounted.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use windlass_model::{Context, Error, Result};
+use windlass_sys::fs::remove_tree;
 
 use super::ground::Spot;
 use super::options::{Image, ImageKind};
@@ -23,36 +24,34 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of what the program says is passed on, in bytes.
 const MAX_SAID: u64 = 2048;
 
-/// Something that was made where it outlives the activation; it goes if the activation is not finished.
+/// Something that was made for an activation; it goes if the activation is not finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
+    /// How many mounts there were then; it goes after all that came later.
+    pub(super) after: usize,
     /// What it is beneath.
     root: PathBuf,
     /// The way from there.
     rest: PathBuf,
-    /// A folder, which goes only where it is empty.
-    is_folder: bool,
 }
 
 impl Made {
-    pub(super) fn new(spot: &Spot, is_folder: bool) -> Self {
-        Self { root: spot.root.clone(), rest: spot.rest.clone(), is_folder }
+    pub(super) fn new(spot: &Spot, after: usize) -> Self {
+        Self { after, root: spot.root.clone(), rest: spot.rest.clone() }
     }
 
-    /// Takes it away; nothing there is success. Blocks.
+    /// Takes it away with what is in it, which came of the same activation; nothing there is success. Blocks.
     pub(super) fn undo(&self) -> Result<()> {
-        let spot = Spot { root: self.root.clone(), rest: self.rest.clone(), is_writable: true, is_lasting: true };
-        let (parent, name) = match spot.parent() {
-            Ok(Some(found)) => found,
-            Err(error) if error.is_not_found() => return Ok(()),
-            other => return other.map(drop),
-        };
-        let flags = if self.is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        match rustix::fs::unlinkat(&parent, &name, flags) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // Somebody uses it already.
-            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR | Errno::ISDIR) => Ok(()),
-            Err(error) => Err(failed(error, "take away", &self.root.join(&self.rest))),
+        let spot = Spot { root: self.root.clone(), rest: self.rest.clone(), is_writable: true, in_snapshot: true };
+        match spot.parent() {
+            // Removed beside the open folder, whatever its path leads to meanwhile.
+            Ok(Some((parent, name))) => {
+                let path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
+                remove_tree(&path).context(|| format!("take away {}", self.root.join(&self.rest).display()))
+            }
+            Ok(None) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -290,8 +290,18 @@ async fn what_fails_leaves_nothing_and_what_is_done_stays_in_the_snapshot() {
     let option = format!("X-containerd.mkdir.path={}:0710", made.display());
     let image = mount("mkfs/loop", own.join("image"), &["X-containerd.mkfs.size=2MiB"]);
     let good = vec![tmpfs(), mount("mkdir/bind", &made, &[&option]), image];
-    let bad = [good.clone(), vec![mount("bind", "/nonexistent", &[])]].concat();
-    tenant.mounts().activate("a", bad, true, Labels::new()).await.unwrap_err();
+    // By way of a mount, too, and with what overlayfs leaves in a working folder.
+    let inner = [
+        "X-containerd.mkdir.path={{ mount 3 }}/up",
+        "X-containerd.mkdir.path={{ mount 3 }}/work",
+        "upperdir={{ mount 3 }}/up",
+        "workdir={{ mount 3 }}/work",
+        "lowerdir={{ mount 0 }}",
+    ];
+    let by_mount = vec![mount("bind", &own, &[]), mount("mkdir/overlay", "overlay", &inner)];
+    let bad = [good.clone(), by_mount, vec![mount("bind", "/nonexistent", &[])]].concat();
+    let refused = tenant.mounts().activate("a", bad, true, Labels::new()).await.unwrap_err();
+    assert!(refused.to_string().contains("mount 5"), "{refused}");
     assert_nothing_left(tenant.core(), &tenant).await;
     assert_eq!(fs::read_dir(&own).unwrap().count(), 0);
 
@@ -307,4 +317,26 @@ async fn what_fails_leaves_nothing_and_what_is_done_stays_in_the_snapshot() {
     // It was there before, so it stays.
     assert!(made.exists() && own.join("image").exists());
     assert_nothing_left(tenant.core(), &tenant).await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_made_meanwhile_is_theirs() {
+    let (_folder, tenant, _) = tenant().await;
+    let own = snapshot(&tenant, "own").await;
+    let path = own.join("made");
+    let spot = ground::Spot { root: own.clone(), rest: "made".into(), is_writable: true, in_snapshot: true };
+    assert!(!make::is_folder_there(&spot, None).unwrap());
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("precious"), "x").unwrap();
+    // As if it had been looked for before.
+    let late = make::folder(&spot, None, None).unwrap_err();
+    assert_eq!(late.kind(), Kind::AlreadyExists);
+    let begun = Activation { id: "x".into(), made: vec![Made::new(&spot, 0)], ..Activation::default() };
+    let mounts = tenant.mounts();
+    mounts.begin(mounts.key("a"), begun.clone(), 1).await.unwrap();
+    let mut ladder = Ladder::new(mounts.clone(), mounts.key("a"), begun).unwrap();
+    assert_eq!(ladder.unless_there(0, Err(late)).await.unwrap_err().kind(), Kind::Aborted);
+    let kept = mounts.get("a").await.unwrap();
+    ladder::undo(&mounts.home(&kept), &kept.made).unwrap();
+    assert!(path.join("precious").exists());
 }
