@@ -61,11 +61,10 @@ impl Gate {
             },
             _ => {}
         }
-        if named.is_none()
-            && let Some(namespace) = &namespace
-        {
+        if let Some(namespace) = &namespace {
             let value = HeaderValue::from_str(namespace.as_str());
             let value = value.map_err(|_| Status::internal("a namespace is not ASCII"))?;
+            // Whatever else was there is gone: services see what was judged.
             request.headers_mut().insert(NAMESPACE, value);
         }
         request.extensions_mut().insert(self.access.clone());
@@ -74,13 +73,10 @@ impl Gate {
     }
 }
 
-/// The namespace that a request names, if any.
+/// The namespace that a request names, if any. Of several it is the first, as for containerd: its client library puts
+/// the latest choice before those that it replaces, and nerdctl chooses again for each namespace that it looks into.
 fn named<B>(request: &Request<B>) -> Result<Option<Namespace>, Status> {
-    let mut values = request.headers().get_all(NAMESPACE).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(Status::invalid_argument(format!("{NAMESPACE} is there more than once")));
-    }
+    let Some(value) = request.headers().get(NAMESPACE) else { return Ok(None) };
     let text = value.to_str().map_err(|_| Status::invalid_argument(format!("{NAMESPACE} is not ASCII")))?;
     if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(status) }
 }

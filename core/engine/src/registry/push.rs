@@ -16,7 +16,7 @@ use url::Url;
 use windlass_model::{Context, Descriptor, Error, Kind, Result};
 
 use super::client::{Ask, Endpoint, Place, Session, shown};
-use super::resolve::told_digest;
+use super::resolve::{ACCEPT, told_digest};
 
 /// How much is sent at once.
 const PIECE: u64 = 8 << 20;
@@ -66,7 +66,8 @@ impl Session {
 
     async fn push_home_at(&self, endpoint: &Endpoint) -> Result<Url> {
         let tag = self.reference.tag().unwrap_or("latest");
-        let ask = Ask::new(Method::HEAD, format!("manifests/{tag}"), "*/*");
+        // Docker's registry would give an old form of a manifest to who does not name its type, or fail to make it.
+        let ask = Ask::new(Method::HEAD, format!("manifests/{tag}"), ACCEPT);
         match self.ask(endpoint, &ask).await {
             Ok(_) => Ok(endpoint.host.base.clone()),
             // The repository is yet to be made; some registries call it forbidden until then.

@@ -9,7 +9,7 @@ use super::client::{Ask, Endpoint, Session};
 use super::hosts::Host;
 
 /// The manifests and indexes that are understood, and a schema 1 manifest, so that it can be refused by name.
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*";
 /// The largest manifest or index.
 const MAX_MANIFEST: usize = 4 << 20;

@@ -65,6 +65,9 @@ async fn a_real_registry_takes_what_is_pushed() {
     other.push(&name, &format!("{}/else/where:2", real.host)).await.unwrap();
     let third = Node::start().await;
     assert_eq!(third.pull(&format!("{}/else/where:2", real.host)).await.unwrap().detail.layers.len(), 2);
+    // A name that is taken is given to the new one, also where the old one is of a kind that this registry likes to rewrite.
+    real.push_docker("some/where", "old").await;
+    other.push(&name, &format!("{}/some/where:old", real.host)).await.unwrap();
     let missing = other.push("nobody:1", &pushed).await.unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound);
 }

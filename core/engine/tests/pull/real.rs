@@ -48,18 +48,39 @@ impl DockerRegistry {
 
     pub async fn push(&self, name: &str, tag: &str, layers: &[(Vec<u8>, Packed)]) -> Vec<Digest> {
         let (manifest, config, blobs, chain) = parts(layers);
-        let client = client();
         for blob in blobs.into_iter().chain([config]) {
-            let begin = client.post(format!("http://{}/v2/{name}/blobs/uploads/", self.host)).send().await.unwrap();
-            let location = begin.headers()["location"].to_str().unwrap().to_owned();
-            let separator = if location.contains('?') { '&' } else { '?' };
-            let url = format!("{location}{separator}digest={}", Digest::of(&blob));
-            assert!(client.put(url).body(blob).send().await.unwrap().status().is_success());
+            self.put_blob(name, blob).await;
         }
-        let url = format!("http://{}/v2/{name}/manifests/{tag}", self.host);
-        let put = client.put(url).header("content-type", MANIFEST).body(manifest).send().await.unwrap();
-        assert!(put.status().is_success());
+        self.put_manifest(name, tag, MANIFEST, manifest).await;
         chain
+    }
+
+    /// An image of Docker's own kind, without the history that this registry needs to give it in the oldest form.
+    pub async fn push_docker(&self, name: &str, tag: &str) {
+        let media_type = "application/vnd.docker.distribution.manifest.v2+json";
+        let (layer, config) = (tar(&[("old", b"x")]), br#"{"rootfs": {"type": "layers"}}"#.to_vec());
+        let blob = |kind: &str, bytes: &[u8]| serde_json::json!({"mediaType": kind, "size": bytes.len(), "digest": Digest::of(bytes)});
+        let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": media_type,
+            "config": blob("application/vnd.docker.container.image.v1+json", &config),
+            "layers": [blob("application/vnd.docker.image.rootfs.diff.tar", &layer)]});
+        self.put_blob(name, layer).await;
+        self.put_blob(name, config).await;
+        self.put_manifest(name, tag, media_type, manifest.to_string().into_bytes()).await;
+    }
+
+    async fn put_blob(&self, name: &str, blob: Vec<u8>) {
+        let client = client();
+        let begin = client.post(format!("http://{}/v2/{name}/blobs/uploads/", self.host)).send().await.unwrap();
+        let location = begin.headers()["location"].to_str().unwrap().to_owned();
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let url = format!("{location}{separator}digest={}", Digest::of(&blob));
+        assert!(client.put(url).body(blob).send().await.unwrap().status().is_success());
+    }
+
+    async fn put_manifest(&self, name: &str, tag: &str, media_type: &str, manifest: Vec<u8>) {
+        let url = format!("http://{}/v2/{name}/manifests/{tag}", self.host);
+        let put = client().put(url).header("content-type", media_type).body(manifest).send().await.unwrap();
+        assert!(put.status().is_success());
     }
 }
 

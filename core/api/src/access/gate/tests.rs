@@ -35,8 +35,21 @@ fn a_locked_socket_names_the_tenant_and_no_other() {
         assert_eq!(tenant_of(&judge(&access, &path, &[""]).expect(&path)), Some("moby"), "{path}");
         assert_eq!(tenant_of(&judge(&access, &path, &["plugins.moby"]).expect(&path)), Some("plugins.moby"));
         assert_eq!(judge(&access, &path, &["k8s.io"]).expect_err(&path), Code::PermissionDenied);
-        assert_eq!(judge(&access, &path, &["moby", "k8s.io"]).expect_err(&path), Code::InvalidArgument);
+        assert_eq!(judge(&access, &path, &["k8s.io", "moby"]).expect_err(&path), Code::PermissionDenied);
         assert_eq!(judge(&access, &path, &["../x"]).expect_err(&path), Code::InvalidArgument);
+    }
+}
+
+#[test]
+fn of_several_namespaces_only_the_first_is_left() {
+    let open =
+        [Access::full(), Access::guarded(name("k8s.io"), false), Access::locked(name("moby"), [name("plugins.moby")])];
+    for access in open {
+        for (path, ..) in methods() {
+            let request = judge(&access, &path, &["moby", "plugins.moby", "k8s.io"]).expect(&path);
+            let left: Vec<_> = request.headers().get_all(NAMESPACE).iter().collect();
+            assert_eq!(left, ["moby"], "{path}");
+        }
     }
 }
 
