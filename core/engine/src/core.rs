@@ -93,6 +93,12 @@ impl Core {
         Namespaces::new(self.clone())
     }
 
+    /// Lets the records of one namespace be written before those of the others from now on; a flood of them never makes it wait for
+    /// more than the batch under way.
+    pub fn favour(&self, namespace: Namespace) {
+        self.0.db.favour(namespace);
+    }
+
     /// The event bus of all namespaces.
     pub fn events(&self) -> &Events {
         &self.0.events

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
-use windlass_model::{Context, Error, Result};
+use windlass_model::{Context, Error, Namespace, Result};
 
 use super::changes::Changes;
 use super::queue::{Lane, Queue};
@@ -135,6 +135,11 @@ impl Db {
             spawn("meta-sync", Box::new(move || syncer.run()))?,
         ];
         Ok(Self(Arc::new(Inner { rocks, queue, threads: Mutex::new(threads), counters })))
+    }
+
+    /// Lets the changes of one tenant go before those of the others from now on.
+    pub(crate) fn favour(&self, namespace: Namespace) {
+        self.0.queue.favour(Lane::Tenant(namespace));
     }
 
     /// Runs `change` on the writer thread, alone among all writers, and writes what it wrote, all or nothing.

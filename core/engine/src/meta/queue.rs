@@ -1,5 +1,5 @@
 //! What waits for the writer thread: a lane for each tenant and one or two for the core itself, served in turns, so that a flood
-//! in one lane delays no other by more than one group.
+//! in one lane delays no other by more than one group. One lane may be favoured: it goes first, and in few company.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use windlass_model::Namespace;
 
 /// How many callers of one lane may be queued before its next one waits to be let in.
 const ROOM: usize = 1024;
+/// How much of the other lanes comes along with what was taken from the favoured one, which waits for all of it.
+const COMPANY: usize = 16;
 
 /// Whose change it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,13 +34,17 @@ struct State<T> {
     lanes: HashMap<Lane, Waiting<T>>,
     /// Lanes that hold something, each once, in the order of their turns.
     turns: VecDeque<Lane>,
+    favoured: Option<Lane>,
     closed: bool,
 }
 
 struct Waiting<T> {
     room: Arc<Semaphore>,
-    items: VecDeque<(T, Option<OwnedSemaphorePermit>)>,
+    items: VecDeque<Held<T>>,
 }
+
+/// What waits, with its room.
+type Held<T> = (T, Option<OwnedSemaphorePermit>);
 
 impl<T> Default for Waiting<T> {
     fn default() -> Self {
@@ -46,10 +52,34 @@ impl<T> Default for Waiting<T> {
     }
 }
 
+impl<T> Waiting<T> {
+    /// True where something is in the lane, or somebody is about to enter it: whoever is holds its room.
+    fn is_wanted(&self) -> bool {
+        !self.items.is_empty() || Arc::strong_count(&self.room) > 1
+    }
+}
+
+impl<T> State<T> {
+    /// Takes up to `most` of `lane`, whose turn it is; with more in it, it waits for the next one.
+    fn serve(&mut self, lane: Lane, most: usize, taken: &mut Vec<Held<T>>) {
+        let Some(waiting) = self.lanes.get_mut(&lane) else { return };
+        let count = most.min(waiting.items.len());
+        taken.extend(waiting.items.drain(..count));
+        if !waiting.items.is_empty() {
+            self.turns.push_back(lane);
+        }
+    }
+}
+
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        let state = State { lanes: HashMap::new(), turns: VecDeque::new(), closed: false };
+        let state = State { lanes: HashMap::new(), turns: VecDeque::new(), favoured: None, closed: false };
         Self { state: Mutex::new(state), filled: Condvar::new() }
+    }
+
+    /// Serves `lane` before the others from now on.
+    pub(super) fn favour(&self, lane: Lane) {
+        self.state.lock().favoured = Some(lane);
     }
 
     /// Queues `item`, after waiting for room in its lane. False where the queue is closed. Cancel safe.
@@ -79,26 +109,37 @@ impl<T> Queue<T> {
         true
     }
 
-    /// Waits for something and takes up to `most`, one of each lane in turn; `None` once it is closed and empty. Blocks.
+    /// Waits for something and takes up to `most`: what the favoured lane has with a little of the others, or one of each
+    /// lane in turn; `None` once it is closed and empty. Blocks.
     pub(super) fn take(&self, most: usize) -> Option<Vec<T>> {
-        let mut state = self.state.lock();
-        while state.turns.is_empty() && !state.closed {
-            self.filled.wait(&mut state);
-        }
         let mut taken = Vec::new();
-        while taken.len() < most
-            && let Some(lane) = state.turns.pop_front()
         {
-            let Some(waiting) = state.lanes.get_mut(&lane) else { continue };
-            taken.extend(waiting.items.pop_front().map(|(item, _)| item));
-            if !waiting.items.is_empty() {
-                state.turns.push_back(lane);
-            } else if Arc::strong_count(&waiting.room) == 1 {
-                // Nobody is about to enter it: whoever is holds its room.
-                state.lanes.remove(&lane);
+            let mut state = self.state.lock();
+            while state.turns.is_empty() && !state.closed {
+                self.filled.wait(&mut state);
             }
+            let first = state.turns.iter().position(|lane| Some(lane) == state.favoured.as_ref());
+            let mut limit = most;
+            let mut rest = None;
+            if let Some(lane) = first.and_then(|place| state.turns.remove(place)) {
+                state.serve(lane, most.saturating_sub(COMPANY).max(1), &mut taken);
+                limit = most.min(taken.len() + COMPANY);
+                // What more it has is not the company of what was taken.
+                if state.turns.back() == state.favoured.as_ref() {
+                    rest = state.turns.pop_back();
+                }
+            }
+            while taken.len() < limit
+                && let Some(lane) = state.turns.pop_front()
+            {
+                state.serve(lane, 1, &mut taken);
+            }
+            state.turns.extend(rest);
         }
-        (!taken.is_empty()).then_some(taken)
+        // Room is given back outside the lock, as that wakes those who wait for it.
+        let items: Vec<T> = taken.into_iter().map(|(item, _)| item).collect();
+        self.state.lock().lanes.retain(|_, waiting| waiting.is_wanted());
+        (!items.is_empty()).then_some(items)
     }
 
     /// Takes nothing more; what is queued is still handed out.
@@ -132,6 +173,27 @@ mod tests {
         assert_eq!(queue.take(4).unwrap(), ["f0", "k0", "c0", "f1"]);
         assert_eq!(queue.take(100).unwrap(), ["f2", "f3", "f4"]);
         assert!(queue.state.lock().lanes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_favoured_lane_goes_first_and_in_few_company() {
+        let queue = Queue::new();
+        queue.favour(lane("k8s.io"));
+        for number in 0..100 {
+            assert!(queue.push(lane("flood"), number).await);
+        }
+        for number in 1000..1003 {
+            assert!(queue.push(lane("k8s.io"), number).await);
+        }
+        let taken = queue.take(64).unwrap();
+        assert_eq!(taken[..3], [1000, 1001, 1002]);
+        assert_eq!(taken[3..], (0..COMPANY).collect::<Vec<_>>());
+        assert_eq!(queue.take(64).unwrap().len(), 64);
+        // It does not shut the others out, however much it has.
+        for number in 1000..1100 {
+            assert!(queue.push(lane("k8s.io"), number).await);
+        }
+        assert_eq!(queue.take(64).unwrap().iter().filter(|number| **number < 1000).count(), COMPANY);
     }
 
     #[tokio::test]
