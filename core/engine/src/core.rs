@@ -93,8 +93,8 @@ impl Core {
         Namespaces::new(self.clone())
     }
 
-    /// Lets the records of one namespace be written before those of the others from now on; a flood of them never makes it wait for
-    /// more than the batch under way.
+    /// Lets the records of one namespace be written before those of the others from now on: they wait for no more of a
+    /// flood than the batch under way.
     pub fn favour(&self, namespace: Namespace) {
         self.0.db.favour(namespace);
     }

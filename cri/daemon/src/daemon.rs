@@ -14,7 +14,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tower::layer::util::{Identity, Stack};
+use tower::Layer as _;
 use windlass_api::{Access, Gate, Limits};
 use windlass_cri::{CgroupDriver, Runtime, Server, ServerConfig};
 use windlass_engine::{Core, Options, events, registry, tasks};
@@ -22,10 +22,11 @@ use windlass_model::snapshotter::Snapshotter;
 use windlass_snapshotters::{Native, Overlay};
 
 use crate::config::{Config, Raw, Tenant};
+use crate::serve::Homes;
 use crate::systemd::{self, Notice, Notifier};
 use crate::tenants::Door;
 use crate::tend::{self, Source};
-use crate::{metrics, process, socket, tenants};
+use crate::{metrics, process, serve, socket, tenants};
 
 /// Work that goes on until the daemon stops.
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -33,14 +34,12 @@ type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// How long calls in flight may take once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// How many calls one connection may have under way, with those that wait for a task.
-const MAX_STREAMS: u32 = 4096;
-
-/// Runs until a signal says stop; `raw` is what `config` was checked from, and `source` where it was read.
+/// Runs until a signal says stop; `raw` is what `config` was checked from, and `source` where it was read. Runs on the
+/// CRI's of `homes`.
 ///
 /// # Errors
 /// Where a part cannot be brought up: a socket or a root that another daemon has, a broken database.
-pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
+pub async fn run(config: Config, source: Source, raw: Raw, homes: Homes) -> Result<()> {
     let started = Instant::now();
     let systemd = Arc::new(Notifier::from_env());
     // From here on a signal is a wish to stop in order.
@@ -54,6 +53,7 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
     };
 
     let core = Core::open(options(&config)?).await?;
+    core.favour(config.cri.namespace.clone());
     let mut services = JoinSet::new();
     let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
     services.spawn(tasks::serve_events(core.roster().clone(), events, stop.clone()));
@@ -81,16 +81,19 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
     });
 
     let restarts = windlass_engine::restart::keep(core.clone(), config.cri.namespace.clone(), windlass_api::runtime_of);
-    services.spawn(until_stop(Box::pin(restarts)));
+    services.spawn_on(until_stop(Box::pin(restarts)), &homes.tenants);
     services.spawn(until_stop(Box::pin(tend::reload(hangups, source, raw, server.clone()))));
     let limits = Limits::default();
     let gate = Gate::new(tenants::main_access(&config), limits.clone());
     let mut grpc_services = JoinSet::new();
-    grpc_services.spawn(serve_grpc(server.clone(), &core, gate, grpc, drain.clone()));
+    grpc_services.spawn(serve_grpc(server.clone(), &core, gate, grpc, &homes, drain.clone()));
     let mut door_files = Vec::new();
     for bound in doors {
         let gate = Gate::new(bound.access, limits.clone());
-        grpc_services.spawn(serve_tenant(&core, gate, bound.listener, bound.door, drain.clone()));
+        // With its threads the tenant's socket is another's from the first byte on.
+        let only = Homes { cri: homes.tenants.clone(), tenants: homes.tenants.clone() };
+        let serving = serve_tenant(&core, gate, bound.listener, bound.door, only, drain.clone());
+        grpc_services.spawn_on(serving, &homes.tenants);
         door_files.push(bound.file);
     }
     systemd.send(Notice::Ready);
@@ -114,7 +117,7 @@ pub async fn run(config: Config, source: Source, raw: Raw) -> Result<()> {
     core.events().close();
     let ending = async {
         while let Some(ended) = grpc_services.join_next().await {
-            ended.context("serve gRPC")??;
+            ended.context("serve gRPC")?;
         }
         Ok::<_, anyhow::Error>(())
     };
@@ -184,14 +187,12 @@ fn serve_grpc(
     core: &Core,
     gate: Gate,
     listener: UnixListener,
+    homes: &Homes,
     drain: CancellationToken,
-) -> impl Future<Output = Result<()>> + Send + use<> {
+) -> impl Future<Output = ()> + Send + use<> {
     let (runtime, image) = server.services();
-    let router = transport(gate).add_routes(windlass_api::services(core)).add_service(runtime).add_service(image);
-    async move {
-        let incoming = tenants::guests(listener, Door::default());
-        router.serve_with_incoming_shutdown(incoming, drain.cancelled_owned()).await.context("serve gRPC")
-    }
+    let services = windlass_api::services(core).add_service(runtime).add_service(image).prepare();
+    serve::serve(gate.layer(services), tenants::guests(listener, Door::default()), homes.clone(), drain)
 }
 
 /// Serves the containerd API on a tenant's socket until the drain begins and the calls under way are answered.
@@ -200,18 +201,11 @@ fn serve_tenant(
     gate: Gate,
     listener: UnixListener,
     door: Door,
+    homes: Homes,
     drain: CancellationToken,
-) -> impl Future<Output = Result<()>> + Send + use<> {
-    let router = transport(gate).add_routes(windlass_api::services(core));
-    async move {
-        let incoming = tenants::guests(listener, door);
-        router.serve_with_incoming_shutdown(incoming, drain.cancelled_owned()).await.context("serve gRPC")
-    }
-}
-
-/// A server behind `gate`, with bounds for each of its connections.
-fn transport(gate: Gate) -> tonic::transport::Server<Stack<Gate, Identity>> {
-    tonic::transport::Server::builder().max_concurrent_streams(MAX_STREAMS).layer(gate)
+) -> impl Future<Output = ()> + Send + use<> {
+    let services = windlass_api::services(core).prepare();
+    serve::serve(gate.layer(services), tenants::guests(listener, door), homes, drain)
 }
 
 /// A tenant's socket that is bound and not yet served.

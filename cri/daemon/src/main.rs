@@ -5,6 +5,7 @@ mod daemon;
 mod logs;
 mod metrics;
 mod process;
+mod serve;
 mod socket;
 mod systemd;
 mod tenants;
@@ -19,6 +20,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use config::Overrides;
+use serve::Homes;
 use tend::Source;
 
 /// How long work that blocks has for its end when the daemon stops.
@@ -90,8 +92,11 @@ fn run(cli: Cli) -> Result<()> {
             logs::init(&cli.log_level)?;
             process::prepare();
             let runtime = process::runtime()?;
-            let outcome = runtime.block_on(daemon::run(config, source, raw));
+            let tenants = process::tenants_runtime()?;
+            let homes = Homes { cri: runtime.handle().clone(), tenants: tenants.handle().clone() };
+            let outcome = runtime.block_on(daemon::run(config, source, raw, homes));
             // Whoever waits for a disk or a file system that does not answer must not keep the daemon from its end.
+            tenants.shutdown_timeout(PARTING);
             runtime.shutdown_timeout(PARTING);
             outcome
         }

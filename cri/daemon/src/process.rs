@@ -13,6 +13,13 @@ const SHIM: &str = "containerd-shim-windlass-v1";
 const FILES: u64 = 65536;
 /// Threads that run tasks; more only cost memory, for what takes time happens elsewhere.
 const MAX_WORKERS: usize = 4;
+/// Threads that run the tenants' tasks.
+const MAX_TENANTS_WORKERS: usize = 2;
+/// How far the tenants' threads step back: one of them gets half of what one of the CRI's gets, where both want a
+/// processor, and one of the CRI's that wakes up need not wait for it. Further back tenants would suffer from whatever else the
+/// machine does: at 10 their calls took eight times as long beside compilers. And the CRI would wait long for a lock that
+/// one of them holds while it waits for a processor.
+const NICENESS: i32 = 3;
 /// How long a thread for blocking work waits for more of it.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -35,19 +42,34 @@ pub fn prepare() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The runtime that everything runs on.
+/// The runtime of the CRI, and of all that is nobody's.
 ///
 /// # Errors
 /// Where no thread can be started.
 pub fn runtime() -> Result<Runtime> {
+    workers("windlassd", MAX_WORKERS).build().context("start the runtime")
+}
+
+/// The runtime of the other tenants. Its threads, those for blocking work among them, step back where processors are short.
+///
+/// # Errors
+/// Where no thread can be started.
+pub fn tenants_runtime() -> Result<Runtime> {
+    workers("tenants", MAX_TENANTS_WORKERS).on_thread_start(step_back).build().context("start the tenants' runtime")
+}
+
+fn workers(name: &str, most: usize) -> Builder {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    Builder::new_multi_thread()
-        .worker_threads(processors.clamp(1, MAX_WORKERS))
-        .thread_keep_alive(IDLE)
-        .thread_name("windlassd")
-        .enable_all()
-        .build()
-        .context("start the runtime")
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(processors.clamp(1, most)).thread_keep_alive(IDLE).thread_name(name).enable_all();
+    builder
+}
+
+/// Lets the calling thread step back from where the daemon as a whole stands. The kernel counts niceness by thread.
+fn step_back() {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "a thread of the tenants does not step back");
+    }
 }
 
 /// Our shim: beside this executable, else on the search path.

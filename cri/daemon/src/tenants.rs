@@ -1,6 +1,7 @@
 //! Who comes in through a Unix socket of the daemon, and what for: the main one, and those of single tenants.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,11 +10,11 @@ use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::transport::server::{Connected, UdsConnectInfo};
 use windlass_api::Access;
 use windlass_model::Namespace;
 
 use crate::config::{Config, MainSocket, Tenant};
+use crate::serve::Side;
 
 /// How many connections one socket has at the same time; further ones wait.
 const CONNECTIONS: usize = 1024;
@@ -31,6 +32,9 @@ pub struct Door {
 #[derive(Debug)]
 pub struct Guest {
     stream: UnixStream,
+    side: Side,
+    /// The stream was given to the runtime that its connection moved to.
+    settled: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -80,7 +84,7 @@ pub fn guests(listener: UnixListener, door: Door) -> impl Stream<Item = io::Resu
             let place = places.clone().acquire_owned().await.ok()?;
             match listener.accept().await {
                 Ok((stream, _)) if door.admits(&stream) => {
-                    return Some((Ok(Guest { stream, _place: place }), (listener, door, places)));
+                    return Some((Ok(Guest::new(stream, place)), (listener, door, places)));
                 }
                 Ok(_) => {}
                 Err(error) => return Some((Err(error), (listener, door, places))),
@@ -89,16 +93,34 @@ pub fn guests(listener: UnixListener, door: Door) -> impl Stream<Item = io::Resu
     })
 }
 
-impl Connected for Guest {
-    type ConnectInfo = UdsConnectInfo;
+impl Guest {
+    fn new(stream: UnixStream, place: OwnedSemaphorePermit) -> Self {
+        Self { stream, side: Side::default(), settled: false, _place: place }
+    }
 
-    fn connect_info(&self) -> UdsConnectInfo {
-        self.stream.connect_info()
+    /// What is known of who it is.
+    pub fn side(&self) -> Side {
+        self.side.clone()
+    }
+
+    /// Once the connection has moved: has its new runtime tell of the stream, so that the old one is not woken for it.
+    fn settle(&mut self) {
+        if self.settled || !self.side.has_moved() {
+            return;
+        }
+        self.settled = true;
+        // Where that fails the old one goes on to tell.
+        let again = self.stream.as_fd().try_clone_to_owned().and_then(|fd| UnixStream::from_std(fd.into()));
+        match again {
+            Ok(stream) => self.stream = stream,
+            Err(error) => tracing::debug!(%error, "a connection stays with its first runtime"),
+        }
     }
 }
 
 impl AsyncRead for Guest {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.settle();
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

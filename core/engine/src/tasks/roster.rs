@@ -39,6 +39,8 @@ pub(super) struct Inner {
     events: Events,
     shims: Mutex<HashMap<Key, Handle>>,
     owners: TaskTracker,
+    /// Where owners run, whoever asks for a shim: not as a part of one tenant's work, which may have to step back.
+    runtime: tokio::runtime::Handle,
 }
 
 /// How a shim's owner is reached.
@@ -87,6 +89,7 @@ impl Roster {
             events,
             shims: Mutex::default(),
             owners: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
         }));
         let mut shims = Vec::new();
         for (found, ended) in found {
@@ -289,7 +292,7 @@ impl Roster {
             // Dropped only now: whoever waits for the end must not find the name taken.
             drop(phase);
         };
-        self.0.owners.spawn(work.instrument(span));
+        self.0.owners.spawn_on(work.instrument(span), &self.0.runtime);
         mailbox
     }
 }
