@@ -92,16 +92,17 @@ async fn connect(socket: &Path) -> Result<Channel> {
     Ok(Endpoint::try_from("http://localhost")?.connect_with_connector(connector).await?)
 }
 
-/// `clients` connections write `each` records at the same time; gives how long each write took.
-pub async fn write(socket: &Path, record: Record, clients: usize, each: usize) -> Result<Vec<Duration>> {
+/// `clients` connections write `each` records at the same time, whose names begin with `name`; gives how long each write took.
+pub async fn write(socket: &Path, record: Record, name: &str, clients: usize, each: usize) -> Result<Vec<Duration>> {
     let mut working = JoinSet::new();
     for client in 0..clients {
+        let name = name.to_owned();
         let channel = connect(socket).await.with_context(|| format!("connect client {client}"))?;
         working.spawn(async move {
             let mut took = Vec::with_capacity(each);
             for number in 0..each {
                 let begun = Instant::now();
-                record.write(&channel, format!("w{client}-{number}")).await?;
+                record.write(&channel, format!("{name}-{client}-{number}")).await?;
                 took.push(begun.elapsed());
             }
             anyhow::Ok(took)

@@ -15,7 +15,7 @@ async fn twenty_clients_share_their_flushes() -> Result<()> {
     let node = Node::start_with(Plan { wrap: flushes::wrap(), ..Plan::default() }).await?;
     for record in Record::ALL {
         let counted = Flushes::since_now(node.dir())?;
-        let took = write(&node.setup.socket, record, CLIENTS, EACH).await?;
+        let took = write(&node.setup.socket, record, "w", CLIENTS, EACH).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let flushes = counted.so_far()?.len();
         let each = flushes as f64 / took.len() as f64;

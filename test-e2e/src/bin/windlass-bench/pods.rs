@@ -18,9 +18,8 @@ struct Up {
 /// Times of calls, by the calls' names.
 type Laps = Vec<(&'static str, std::time::Duration)>;
 
-fn configs(node: &Node, network: &str, kind: &str, count: usize) -> Vec<PodSandboxConfig> {
-    let name = |n: usize| format!("{kind}-{network}-{n}");
-    (0..count).map(|n| if network == "host" { node.host_pod(&name(n)) } else { node.pod(&name(n)) }).collect()
+fn config(node: &Node, network: &str, name: &str) -> PodSandboxConfig {
+    if network == "host" { node.host_pod(name) } else { node.pod(name) }
 }
 
 async fn lap<T>(
@@ -79,30 +78,34 @@ fn note(table: &mut Table, column: &str, laps: Laps) {
     laps.into_iter().for_each(|(name, took)| table.time(name, column, took));
 }
 
-async fn one_at_a_time(node: &Node, image: &str, network: &str, count: usize, table: &mut Table) -> Result<()> {
+/// One pod after the other, of each network in turn: what the machine does meanwhile, and what it remembers of pods before, is
+/// the same for all.
+async fn one_at_a_time(node: &Node, image: &str, networks: &[&str], count: usize, tables: &mut [Table]) -> Result<()> {
     let column = crate::name(node.setup.flavour);
-    let configs = configs(node, network, "one", count + 1);
-    let mut cpu = 0.0;
-    for (n, config) in configs.into_iter().enumerate() {
-        if n == 1 {
-            cpu = kernel::cgroup_cpu_ms(&node.tag());
-        }
-        let (up, mut laps) = up(node.cri.clone(), config, image.to_owned()).await?;
-        laps.extend(exec(node.cri.clone(), up.container.clone()).await?);
-        laps.extend(down(node.cri.clone(), up).await?);
-        // The first pod warms caches and is not counted.
-        if n > 0 {
-            note(table, column, laps);
+    let mut cpu = vec![0.0; networks.len()];
+    for n in 0..=count {
+        for (at, network) in networks.iter().enumerate() {
+            let before = kernel::cgroup_cpu_ms(&node.tag());
+            let config = config(node, network, &format!("one-{network}-{n}"));
+            let (up, mut laps) = up(node.cri.clone(), config, image.to_owned()).await?;
+            laps.extend(exec(node.cri.clone(), up.container.clone()).await?);
+            laps.extend(down(node.cri.clone(), up).await?);
+            // The first pod warms caches and is not counted.
+            if n > 0 {
+                cpu[at] += kernel::cgroup_cpu_ms(&node.tag()) - before;
+                note(&mut tables[2 * at], column, laps);
+            }
         }
     }
-    let spent = kernel::cgroup_cpu_ms(&node.tag()) - cpu;
-    table.number("CPU of a pod's whole life", column, spent / count as f64, "ms");
+    for (at, spent) in cpu.into_iter().enumerate() {
+        tables[2 * at].number("CPU of a pod's whole life", column, spent / count as f64, "ms");
+    }
     Ok(())
 }
 
 async fn ten_at_once(node: &Node, image: &str, network: &str, count: usize, table: &mut Table) -> Result<()> {
     let column = crate::name(node.setup.flavour);
-    let configs = configs(node, network, "ten", count);
+    let configs: Vec<_> = (0..count).map(|n| config(node, network, &format!("ten-{network}-{n}"))).collect();
     let begin = Instant::now();
     let going_up = configs.into_iter().map(|config| up(node.cri.clone(), config, image.to_owned()));
     let ups: Vec<(Up, Laps)> = stream::iter(going_up).buffer_unordered(10).try_collect().await?;
@@ -139,8 +142,8 @@ pub async fn measure(flavours: &[Flavour]) -> Result<()> {
     for flavour in flavours {
         let mut node = crate::node(*flavour).await?;
         let image = node.busybox().await?;
+        one_at_a_time(&node, &image, &networks.map(|(network, _)| network), count, &mut tables).await?;
         for (at, (network, _)) in networks.iter().enumerate() {
-            one_at_a_time(&node, &image, network, count, &mut tables[2 * at]).await?;
             ten_at_once(&node, &image, network, count, &mut tables[2 * at + 1]).await?;
         }
         node.finish_measured().await?;
