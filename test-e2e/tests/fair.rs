@@ -1,5 +1,5 @@
-//! A tenant's flood and the CRI: the kubelet's calls pass by what the flood has waiting, and the flood is served or refused, not the
-//! daemon broken.
+//! A tenant's flood and the CRI: the kubelet's calls pass by what the flood has waiting, and the flood is served or refused,
+//! not the daemon broken.
 
 use anyhow::{Result, ensure};
 use windlass_test_e2e::flood::{Flood, Size};
