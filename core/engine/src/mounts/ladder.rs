@@ -57,9 +57,10 @@ impl Ladder {
             let bind = Mount { kind: "bind".into(), source, options: vec!["rbind".into()], ..Mount::default() };
             self.record.system.push(bind);
         }
-        self.record.is_whole = true;
-        self.record.made.clear();
-        self.put().await
+        let whole = Activation { is_whole: true, made: Vec::new(), ..self.record.clone() };
+        self.mounts.put(self.key.clone(), whole.clone()).await?;
+        self.record = whole;
+        Ok(())
     }
 
     async fn put(&self) -> Result<()> {
