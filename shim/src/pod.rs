@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use windlass_model::event::TaskSetup;
 use windlass_model::process::Exit;
-use windlass_model::{Context, Error, Id, Namespace, Result};
+use windlass_model::{Context, Error, Id, Mount, Namespace, Result};
 use windlass_sys::cgroup::Layout;
 use windlass_sys::process as kernel;
 use windlass_wire::task::{DeleteResponse, Empty, StartResponse};
@@ -69,18 +69,23 @@ struct Container {
     bundle: Bundle,
     systemd: bool,
     init: Process,
+    /// The mounts of its root file system, until its creation is told.
+    rootfs: Vec<Mount>,
     execs: BTreeMap<String, Exec>,
     oom: Option<Oom>,
+    /// Logging programs of execs that are forgotten, on their way to their ends.
+    loggers: JoinSet<()>,
     /// Who waits for its removal; somebody does from when it begins.
     removal: Option<Vec<Reply<DeleteResponse>>>,
 }
 
 impl Container {
     /// What the event of its creation says of it.
-    fn setup(&self) -> TaskSetup {
+    fn setup(&mut self) -> TaskSetup {
         let wish = &self.init.wish;
         TaskSetup {
             bundle: self.bundle.path.display().to_string(),
+            rootfs: std::mem::take(&mut self.rootfs),
             stdin: wish.stdin.clone(),
             stdout: wish.stdout.clone(),
             stderr: wish.stderr.clone(),

@@ -5,6 +5,7 @@ use windlass_model::{Error, Result};
 use windlass_sys::process::signal;
 
 use crate::serve::Reply;
+use crate::stdio::logger::Logger;
 use crate::stdio::{Io, Wish};
 
 /// A process.
@@ -73,6 +74,11 @@ impl Process {
             return Err(Error::precondition(format!("cannot {verb:?}: another call is under way").to_lowercase()));
         }
         self.state.after(verb)
+    }
+
+    /// What writes its output down, where that is a logging program; the process has ended and its streams go with it.
+    pub fn take_logger(&mut self) -> Option<Logger> {
+        self.io.take_if(|io| io.has_logger()).and_then(Io::into_logger)
     }
 
     /// The end is to be told: nothing of it can be undone.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::tenant::Tenant;
 use crate::{Compression, Ctr, Layer, Node, eventually};
 
 /// The bench of one test.
@@ -38,6 +39,12 @@ impl Bench {
         let ctr = Ctr::debian(&node);
         let (rootfs, namespace) = (rootfs.to_string_lossy().into_owned(), node.tag());
         Ok(Some(Self { node, ctr, rootfs, namespace }))
+    }
+
+    /// A client of the API in the bench's namespace.
+    pub async fn tenant(&self) -> Result<Tenant> {
+        // A client's namespace is for the life of its process.
+        Tenant::connect(&self.node.setup.socket, Some(String::leak(self.namespace.clone()))).await
     }
 
     /// What `ctr` prints where it succeeds.

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use containerd_client::services::v1::{DeleteProcessRequest, DeleteResponse};
 use windlass_test_e2e::tasks::Bench;
-use windlass_test_e2e::{Context, Result, edge, ensure, eventually};
+use windlass_test_e2e::{Context, Result, edge, ensure, eventually, kernel};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrs_verbs_work() -> Result<()> {
@@ -143,5 +144,36 @@ async fn the_restart_monitor_heeds_labels() -> Result<()> {
     ensure!(bench.state("free")?.is_some_and(|(_, state)| state == "STOPPED"));
     bench.remove("kept")?;
     bench.remove("free")?;
+    bench.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logging_program_that_does_not_end_is_ended() -> Result<()> {
+    let Some(bench) = Bench::start().await? else { return Ok(()) };
+    let logger = bench.node.dir().join("deaf");
+    // It reads nothing, hears nothing, and has a child that is no better.
+    let script = "#!/bin/sh\ntrap '' TERM\nexec 5>&-\nwhile :; do /bin/sleep 1; done\n";
+    edge::write_executable(&logger, script)?;
+    let uri = format!("binary://{}", logger.display());
+    let path = logger.to_string_lossy().into_owned();
+    let running = || kernel::processes_of(&path).len();
+    bench.begin("c", &[], "exec sleep 1000")?;
+    let exec = |id: &str, script: &str| {
+        bench.run(&["tasks", "exec", "--detach", "--log-uri", &uri, "--exec-id", id, "c", "/bin/sh", "-c", script])
+    };
+    exec("short", "echo x")?;
+    ensure!(running() == 1);
+    let tenant = bench.tenant().await?;
+    let request = DeleteProcessRequest { container_id: "c".into(), exec_id: "short".into() };
+    eventually("the exec is deleted", Duration::from_secs(10), async || {
+        tenant.ask::<DeleteResponse>("tasks.v1.Tasks", "DeleteProcess", &request).await.ok()
+    })
+    .await?;
+    eventually("its logger is ended", Duration::from_secs(20), async || (running() == 0).then_some(())).await?;
+    // One that goes with its container.
+    exec("long", "exec sleep 1000")?;
+    ensure!(running() == 1);
+    bench.end("c").await?;
+    ensure!(running() == 0, "a logger outlives its container");
     bench.node.finish().await
 }

@@ -15,7 +15,6 @@ use crate::bundle::Bundle;
 use crate::oci::{Call, Verb};
 use crate::process::Process;
 use crate::serve::Reply;
-use crate::stdio::Io;
 
 /// How long killed processes may take to leave their cgroup, and systemd to remove it.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -71,7 +70,11 @@ impl Pod {
             return Err(Error::precondition(format!("cannot delete exec {name}: it has not ended")));
         }
         let response = deleted(process);
-        container.execs.remove(name);
+        if let Some(logger) = container.execs.remove(name).and_then(|mut exec| exec.process.take_logger()) {
+            // The set remembers those that are through until it is asked.
+            while container.loggers.try_join_next().is_some() {}
+            container.loggers.spawn(logger.finish());
+        }
         Ok(response)
     }
 
@@ -81,7 +84,7 @@ impl Pod {
         let bundle = container.bundle.clone();
         container.oom = None;
         // Nothing of ours may hold the pipes that a logging program reads to their end.
-        let logger = container.init.io.take_if(|io| io.has_logger()).and_then(Io::into_logger);
+        let logger = container.init.take_logger();
         let call = if bundle.runtime.is_some() { self.call_delete(id) } else { None };
         let (layout, limit) = (self.limits.layout.clone(), self.call_limit);
         let hooked = bundle.calls_hooks("poststop");
@@ -123,9 +126,18 @@ impl Pod {
     pub(super) fn removed(&mut self, id: &str, result: Result<()>, failed: Option<(Error, Reply<CreateTaskResponse>)>) {
         // Everything in the container is dead by now. Whoever waits for one of its execs is told how that ended first.
         self.reap();
-        if self.containers.get(id).is_some_and(|container| container.execs.values().any(Exec::is_ending)) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let ending = container.execs.values().any(Exec::is_ending);
+        let mut loggers = std::mem::take(&mut container.loggers);
+        if !ending {
+            for logger in container.execs.values_mut().filter_map(|exec| exec.process.take_logger()) {
+                loggers.spawn(logger.finish());
+            }
+        }
+        if ending || !loggers.is_empty() {
             let container = id.to_owned();
             self.work.spawn(async move {
+                loggers.join_all().await;
                 tokio::time::sleep(LAST_WORDS).await;
                 Done::Removed { container, result, failed }
             });

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use tokio::task::JoinSet;
 use windlass_model::event::Event;
 use windlass_model::process::{State, Verb};
 use windlass_model::{Context, Error, Id, Kind, Result};
@@ -80,8 +81,10 @@ impl Pod {
             bundle,
             systemd: options.systemd_cgroup,
             init,
+            rootfs: mounts,
             execs: Default::default(),
             oom: None,
+            loggers: JoinSet::new(),
             removal: None,
         };
         self.containers.insert(request.id, container);

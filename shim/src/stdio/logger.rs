@@ -32,7 +32,7 @@ pub struct Whose<'a> {
     pub namespace: &'a str,
 }
 
-/// A logging program that runs. It ends by itself when the outputs end.
+/// A logging program that runs. It ends by itself when the outputs end; one that is dropped and not finished is killed.
 #[derive(Debug)]
 pub struct Logger {
     pid: u32,
@@ -94,16 +94,25 @@ impl Logger {
     }
 
     /// Waits for its end, which it is helped to where that does not come.
-    pub async fn finish(self) {
-        let Ok(handle) = watched(self.handle) else { return };
+    pub async fn finish(mut self) {
+        self.settle();
+        let handle = rustix::io::fcntl_dupfd_cloexec(&self.handle, HIGH).map_err(std::io::Error::from);
+        let Ok(Ok(handle)) = handle.map(watched) else { return };
         for signal in SIGNALS {
             if timeout(END, handle.readable()).await.is_ok() {
                 return;
             }
             eprintln!("a logging program does not end by itself and gets signal {signal}");
-            // It has not ended, so it has not been reaped and the id is its own.
-            process::signal(self.pid, signal).ok();
+            // It has not ended, so it has not been reaped and the id is its own. Scripts have children.
+            process::signal_group(self.pid, signal);
         }
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        // By its handle, as it may have been reaped long ago.
+        rustix::process::pidfd_send_signal(&self.handle, rustix::process::Signal::KILL).ok();
     }
 }
 
