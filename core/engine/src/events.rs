@@ -1,10 +1,11 @@
 //! The event bus: numbered envelopes for whoever listens, bounded for those who listen slowly.
 //!
 //! Events of most namespaces are also kept ([`journal`]), so that a listener that was away can be told what it missed
-//! ([`watch`]). Those of namespaces that the core was opened with as [`Config::hints`] are not: whoever listens to them
+//! ([`watch`]). They are told when they are kept, so that one that somebody has heard of has one number for ever, whatever
+//! becomes of this process. Those of namespaces that the core was opened with as [`Config::hints`] are not: whoever listens to them
 //! looks at the records after a gap.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,11 +16,15 @@ use windlass_model::{Namespace, Result, Timestamp};
 
 use crate::meta::{Db, Sequence, Tx, schema::setting};
 
+mod channels;
 mod journal;
+mod once;
 mod seats;
 mod watch;
 
+use channels::Channels;
 use journal::Journal;
+use once::Once;
 use seats::Seat;
 pub(crate) use seats::SubscriptionRecord;
 pub use watch::{Watch, Watcher};
@@ -39,9 +44,10 @@ pub struct Config {
 pub struct Events(Arc<Inner>);
 
 struct Inner {
-    all: broadcast::Sender<Arc<Envelope>>,
+    channels: Channels,
     /// The lock makes the order of numbers that of delivery; nothing waits while it is held.
     turn: Mutex<Turn>,
+    once: Mutex<Once>,
     journal: Journal,
     closed: CancellationToken,
 }
@@ -50,11 +56,9 @@ struct Turn {
     sequence: Sequence,
     /// The last number that was given out.
     last: u64,
-    /// Those who listen to one namespace only: a flood of another's events does not reach them.
-    of: HashMap<Namespace, broadcast::Sender<Arc<Envelope>>>,
 }
 
-/// One listener. Events published before it was made are not for it.
+/// One listener. Events published before it was made are not for it, but it may get one that was not kept yet.
 pub struct Receiver(broadcast::Receiver<Arc<Envelope>>);
 
 /// What a listener gets.
@@ -69,17 +73,23 @@ pub enum Received {
 impl Events {
     pub(crate) async fn open(db: &Db, config: Config) -> Result<Self> {
         let sequence = Sequence::open(db, setting::EVENTS, 0).await?;
-        let journal = Journal::open(db, config.hints)?;
-        let turn = Turn { last: sequence.take(), sequence, of: HashMap::new() };
+        let channels = Channels::new();
+        let mut once = Once::default();
+        let known = |envelope: &Envelope| {
+            once.is_new(&envelope.namespace, &envelope.event, envelope.timestamp);
+        };
+        let journal = Journal::open(db, config.hints, channels.clone(), known)?;
+        let turn = Turn { last: sequence.take(), sequence };
         Ok(Self(Arc::new(Inner {
-            all: broadcast::Sender::new(BACKLOG),
+            channels,
             turn: Mutex::new(turn),
+            once: Mutex::new(once),
             journal,
             closed: CancellationToken::new(),
         })))
     }
 
-    /// Tells every listener, without waiting for any, and gives the event's number.
+    /// Tells every listener, as soon as the event is kept where it is to be, and gives its number. Waits for nothing.
     pub fn publish(&self, namespace: &Namespace, event: Event) -> u64 {
         self.publish_at(namespace, event, Timestamp::now())
     }
@@ -91,12 +101,15 @@ impl Events {
         turn.last = number;
         let envelope = Arc::new(Envelope { sequence: number, timestamp: at, namespace: namespace.clone(), event });
         self.0.journal.keep(&envelope);
-        // An error means that nobody listens.
-        if turn.of.get(namespace).is_some_and(|channel| channel.send(envelope.clone()).is_err()) {
-            turn.of.remove(namespace);
-        }
-        let _ = self.0.all.send(envelope);
         number
+    }
+
+    /// As [`Events::publish_at`], for what a shim says, which may say it again: only the first time counts.
+    pub(crate) fn publish_once(&self, namespace: &Namespace, event: Event, at: Timestamp) {
+        // What is not kept is not told again either.
+        if !self.0.journal.keeps(namespace) || self.0.once.lock().is_new(namespace, &event, at) {
+            self.publish_at(namespace, event, at);
+        }
     }
 
     /// Waits until everything that was published survives the end of this process.
@@ -117,7 +130,7 @@ impl Events {
 
     /// Listens from now on to the events of all namespaces.
     pub fn subscribe(&self) -> Receiver {
-        Receiver(self.0.all.subscribe())
+        self.listen(None).0
     }
 
     /// Listens from now on to the events of one namespace; no other's can make this listener miss one.
@@ -127,14 +140,8 @@ impl Events {
 
     /// A listener, and the number of the last event that is not for it.
     fn listen(&self, namespace: Option<&Namespace>) -> (Receiver, u64) {
-        let mut turn = self.0.turn.lock();
-        let receiver = match namespace {
-            None => self.0.all.subscribe(),
-            Some(namespace) => {
-                turn.of.entry(namespace.clone()).or_insert_with(|| broadcast::Sender::new(BACKLOG)).subscribe()
-            }
-        };
-        (Receiver(receiver), turn.last)
+        let turn = self.0.turn.lock();
+        (Receiver(self.0.channels.listen(namespace)), turn.last)
     }
 
     /// Ends every [`Watcher`], which would never end by itself, so that the daemon can.

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use windlass_model::event::Envelope;
 use windlass_model::{Error, Kind, Namespace, Result, Timestamp};
 
+use super::channels::Channels;
 use super::seats::{Seats, SubscriptionRecord};
 use crate::meta::schema::{EVENTS, EVENTS_GONE, SUBSCRIPTIONS};
 use crate::meta::{Db, Durability, Reader, Tx};
@@ -36,6 +37,7 @@ pub(super) struct Journal(Arc<Inner>);
 struct Inner {
     db: Db,
     hints: BTreeSet<Namespace>,
+    channels: Channels,
     state: Mutex<State>,
 }
 
@@ -44,6 +46,8 @@ struct State {
     waiting: VecDeque<Arc<Envelope>>,
     /// The last number that a batch has taken; back to an earlier one where that batch failed.
     taken: u64,
+    /// The last number that listeners were told.
+    told: u64,
     /// A batch is queued.
     posted: bool,
     /// The numbers that are written, by namespace.
@@ -63,17 +67,25 @@ struct Batch {
 }
 
 impl Journal {
-    pub(super) fn open(db: &Db, hints: BTreeSet<Namespace>) -> Result<Self> {
+    /// The journal as an earlier daemon left it; `known` is shown every event in it.
+    pub(super) fn open(
+        db: &Db,
+        hints: BTreeSet<Namespace>,
+        channels: Channels,
+        mut known: impl FnMut(&Envelope),
+    ) -> Result<Self> {
         let view = db.view();
         let mut kept: HashMap<Namespace, VecDeque<u64>> = HashMap::new();
-        for (namespace, number) in view.keys(&EVENTS, &())? {
-            kept.entry(namespace).or_default().push_back(number);
+        for key in view.keys(&EVENTS, &())? {
+            // One by one: they may be large.
+            view.find(&EVENTS, &key)?.iter().for_each(&mut known);
+            kept.entry(key.0).or_default().push_back(key.1);
         }
         let seats = Seats::load(view.scan(&SUBSCRIPTIONS, &())?);
         // The age of what an earlier daemon left is looked at soon.
         let aged = Instant::now().checked_sub(AGE_CHECK).unwrap_or_else(Instant::now);
-        let state = State { waiting: VecDeque::new(), taken: 0, posted: false, kept, seats, aged };
-        Ok(Self(Arc::new(Inner { db: db.clone(), hints, state: Mutex::new(state) })))
+        let state = State { waiting: VecDeque::new(), taken: 0, told: 0, posted: false, kept, seats, aged };
+        Ok(Self(Arc::new(Inner { db: db.clone(), hints, channels, state: Mutex::new(state) })))
     }
 
     /// True where the events of a namespace are kept.
@@ -81,10 +93,10 @@ impl Journal {
         !self.0.hints.contains(namespace)
     }
 
-    /// Keeps an event, soon.
+    /// Keeps an event, soon, and has it told then; at once where it is not to be kept.
     pub(super) fn keep(&self, envelope: &Arc<Envelope>) {
         if !self.keeps(&envelope.namespace) {
-            return;
+            return self.0.channels.tell(envelope);
         }
         let mut state = self.0.state.lock();
         if state.waiting.len() >= WAITING {
@@ -120,7 +132,18 @@ impl Journal {
             }
         };
         if self.0.db.post(Durability::Crash, change, done).is_err() {
+            // There is no database any more, and nothing to wait for.
             state.posted = false;
+            self.tell(state, u64::MAX);
+        }
+    }
+
+    /// Tells what waits, up to a number, to those who have not been told. In order, as the state is locked.
+    fn tell(&self, state: &mut State, until: u64) {
+        let told = state.told;
+        for envelope in state.waiting.iter().filter(|one| one.sequence > told && one.sequence <= until) {
+            self.0.channels.tell(envelope);
+            state.told = envelope.sequence;
         }
     }
 
@@ -218,13 +241,15 @@ impl Journal {
             Ok(batch) => batch,
             Err(error) => {
                 // Nobody knows how far the batch came: all that waits is written once more, which changes nothing where
-                // it is there.
-                state.taken = 0;
+                // it is there. Listeners do not wait for that.
+                let taken = std::mem::take(&mut state.taken);
+                self.tell(&mut state, taken);
                 state.seats.all_dirty();
                 return Err(error);
             }
         };
         let last = batch.added.last().map_or(batch.before, |(_, number)| *number);
+        self.tell(&mut state, last);
         while state.waiting.front().is_some_and(|envelope| envelope.sequence <= last) {
             state.waiting.pop_front();
         }

@@ -116,6 +116,33 @@ async fn a_listener_of_a_daemon_that_was_killed_comes_back() {
 }
 
 #[tokio::test]
+async fn what_a_shim_tells_again_is_told_once_also_by_the_next_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let exit =
+        |at| Event::TaskExit { container: "c".into(), process: "e".into(), pid: 7, status: 1, at: Timestamp(at) };
+    let first = core(folder.path()).await;
+    let mut watcher = first.watch(tasks("dockerd", None)).await.unwrap();
+    for _ in 0..2 {
+        first.events().publish_once(&namespace("a"), exit(1), Timestamp::now());
+        first.events().publish_once(&namespace("a"), oom("o"), Timestamp(1));
+    }
+    first.events().settle().await.unwrap();
+    assert_eq!(heard(&mut watcher).await, ["c", "o"]);
+    watcher.seat.as_mut().unwrap().keep();
+    drop(watcher);
+    first.close().await;
+    let second = core(folder.path()).await;
+    // As a shim does that had no answer.
+    second.events().publish_once(&namespace("a"), exit(1), Timestamp::now());
+    second.events().publish_once(&namespace("a"), oom("o"), Timestamp(1));
+    let mut watcher = second.watch(tasks("dockerd", None)).await.unwrap();
+    second.events().publish_once(&namespace("a"), exit(2), Timestamp::now());
+    assert_eq!(heard(&mut watcher).await, ["c"]);
+    drop(watcher);
+    second.close().await;
+}
+
+#[tokio::test]
 async fn a_listener_that_does_not_read_is_cut_off_and_finds_all_of_it_again() {
     let folder = tempfile::tempdir().unwrap();
     let core = core(folder.path()).await;
@@ -123,6 +150,7 @@ async fn a_listener_that_does_not_read_is_cut_off_and_finds_all_of_it_again() {
     for number in 0..=BACKLOG {
         core.events().publish(&namespace("a"), oom(number));
     }
+    core.events().settle().await.unwrap();
     assert_eq!(slow.next().await.unwrap_err().kind(), Kind::ResourceExhausted);
     drop(slow);
     let mut again = core.watch(tasks("slow", None)).await.unwrap();

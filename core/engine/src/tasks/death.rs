@@ -20,7 +20,7 @@ const KILLED: u32 = 137;
 pub(super) async fn take_outbox(roster: &Inner, bundle: &Bundle) -> Result<()> {
     let folder = bundle.path().to_owned();
     for entry in blocking(move || outbox::read(&folder)).await? {
-        roster.take(&entry.namespace, entry.event);
+        roster.take(&entry.namespace, entry.event, entry.timestamp);
     }
     Ok(())
 }

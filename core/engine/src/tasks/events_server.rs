@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use windlass_model::event::{self, Event};
-use windlass_model::{Context, Error, Kind, Namespace, Result};
+use windlass_model::{Context, Error, Kind, Namespace, Result, Timestamp};
 use windlass_wire::events::{Envelope, Events, ForwardRequest, create_events};
 use windlass_wire::task::Empty;
 use windlass_wire::ttrpc::asynchronous::{Server, TtrpcContext, transport::Listener};
@@ -65,6 +65,9 @@ fn take(roster: &Roster, envelope: &Envelope) -> Result<Namespace> {
     if matches!(event, Event::Opaque { .. }) {
         event::check_published(&envelope.topic, envelope.event.value.len())?;
     }
-    roster.take(&namespace, event);
+    // A shim of another's making may not say when.
+    let told = convert::from_timestamp(&envelope.timestamp);
+    let at = if envelope.timestamp.is_some() { told } else { Timestamp::now() };
+    roster.take(&namespace, event, at);
     Ok(namespace)
 }

@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use windlass_model::event::Event;
 use windlass_model::process::Exit;
-use windlass_model::{Error, Id, Namespace, Result};
+use windlass_model::{Error, Id, Namespace, Result, Timestamp};
 
 use super::bundle::{Bundles, Found};
 use super::client::Client;
@@ -148,8 +150,8 @@ impl Roster {
     }
 
     /// Takes what a shim reports: the end of a task goes into the table, once; everything is published.
-    pub(super) fn take(&self, namespace: &Namespace, event: Event) {
-        self.0.take(namespace, event);
+    pub(super) fn take(&self, namespace: &Namespace, event: Event, at: Timestamp) {
+        self.0.take(namespace, event, at);
     }
 
     /// Waits until what was published for a namespace survives the end of this process.
@@ -272,6 +274,15 @@ impl Roster {
         }
     }
 
+    /// Waits, no longer than `limit`, until a shim's owner no longer takes its connection for a working one.
+    pub(super) async fn lost(&self, key: &Key, limit: Duration) {
+        let handle = self.0.shims.lock().get(key).cloned();
+        if let Some(Handle { mut phase, .. }) = handle {
+            // An error is that there is no owner any more.
+            let _ = timeout(limit, phase.wait_for(|phase| !matches!(phase, Phase::Live(_)))).await;
+        }
+    }
+
     pub(super) fn inner(&self) -> &Inner {
         &self.0
     }
@@ -299,7 +310,7 @@ impl Roster {
 
 impl Inner {
     /// See [`Roster::take`].
-    pub(super) fn take(&self, namespace: &Namespace, event: Event) {
+    pub(super) fn take(&self, namespace: &Namespace, event: Event, at: Timestamp) {
         let ended = match &event {
             Event::TaskExit { container, process, pid, status, at } if process == container || process.is_empty() => {
                 let entry = container.parse().ok().and_then(|id: Id| self.tasks.get(namespace, &id));
@@ -315,7 +326,7 @@ impl Inner {
             }
             _ => None,
         };
-        self.publish(namespace, event);
+        self.tell(namespace, event, at);
         if let Some(entry) = ended {
             self.note_told(&entry);
         }
@@ -327,7 +338,7 @@ impl Inner {
             let container = entry.id.to_string();
             let process = container.clone();
             let event = Event::TaskExit { container, process, pid: entry.pid(), status: exit.status, at: exit.at };
-            self.publish(&entry.namespace, event);
+            self.tell(&entry.namespace, event, exit.at);
             self.note_told(entry);
         }
     }
@@ -339,18 +350,39 @@ impl Inner {
         }
     }
 
+    /// Tells that a task is forgotten whose shim is dead.
+    pub(super) fn tell_deletion(&self, entry: &Entry, exit: Exit) {
+        let (container, process) = (entry.id.to_string(), String::new());
+        let event = Event::TaskDelete { container, process, pid: entry.pid(), status: exit.status, at: exit.at };
+        self.publish(&entry.namespace, event);
+    }
+
     /// Writes down that the end of a task with a shim of its own was told: it may stay, ended, as long as its client
     /// likes, and the next daemon is not to tell it again. Pods' are told to the CRI's server only, which knows them.
     fn note_told(&self, entry: &Arc<Entry>) {
         if entry.shim != entry.id {
             return;
         }
-        let entry = entry.clone();
-        self.owners.spawn_blocking(move || {
-            if let Err(error) = entry.keep_exit() {
+        let (entry, events) = (entry.clone(), self.events.clone());
+        self.owners.spawn(async move {
+            // First the event is kept, from which the next daemon knows as well that it was told.
+            let noted = match events.settle_of(&entry.namespace).await {
+                Ok(()) => {
+                    let entry = entry.clone();
+                    blocking(move || entry.keep_exit()).await
+                }
+                error => error,
+            };
+            if let Err(error) = noted {
                 tracing::warn!(container = %entry.id, %error, "an exit may be told once more");
             }
         });
+    }
+
+    /// Tells what happened in a shim `at` a moment before, and may have been told already.
+    fn tell(&self, namespace: &Namespace, event: Event, at: Timestamp) {
+        tracing::debug!(%namespace, ?event, "event");
+        self.events.publish_once(namespace, event, at);
     }
 
     pub(super) fn publish(&self, namespace: &Namespace, event: Event) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use windlass_model::process::{Exit, State};
-use windlass_model::{Error, Id, Namespace, Result, Timestamp};
+use windlass_model::{Error, Id, Kind, Namespace, Result, Timestamp};
 use windlass_wire::protobuf::MessageField;
 use windlass_wire::protobuf::well_known_types::any::Any;
 use windlass_wire::task::{CreateTaskRequest, Options};
@@ -29,6 +29,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a shim's word of a task's end may be behind its answer that the task is deleted.
 const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// How long the owner of a shim may take to notice that the connection is broken.
+const LOST: Duration = Duration::from_secs(1);
 
 /// How long execs that end with their task may take to be answered before it is deleted.
 const LAST_EXECS: Duration = Duration::from_secs(2);
@@ -166,8 +169,16 @@ impl Tasks {
     /// # Errors
     /// `NotFound` where there is no task or it has ended.
     pub async fn kill(&self, id: &Id, signal: u32, all: bool) -> Result<()> {
-        let (_, client) = self.reach(id).await?;
-        client.kill(id, "", signal, all).await
+        let (entry, client) = self.reach(id).await?;
+        match client.kill(id, "", signal, all).await {
+            // A shim that dies just now: its owner is about to notice, and then it is known what became of the task.
+            Err(error) if error.kind() == Kind::Unavailable => {
+                self.roster.lost(&self.key(&entry.shim), LOST).await;
+                let (_, client) = self.reach(id).await?;
+                client.kill(id, "", signal, all).await
+            }
+            done => done,
+        }
     }
 
     /// Where a task is. One whose shim is dead is stopped until it is deleted.
@@ -234,12 +245,17 @@ impl Tasks {
             Err(error) if error.is_not_found() => None,
             Err(error) => return Err(error),
         };
+        // A shim tells of what it deletes; a dead one does not.
+        let told = exit.is_some();
         let exit = exit.or(entry.exit()).unwrap_or(Exit { status: 255, at: Timestamp::now() });
         if entry.shim == entry.id {
             self.roster.down(key).await?;
         }
         self.forget(&entry).await?;
         self.roster.inner().take_exit(&entry, exit);
+        if !told {
+            self.roster.inner().tell_deletion(&entry, exit);
+        }
         Ok(exit)
     }
 

@@ -214,8 +214,8 @@ async fn a_pod_lives_and_goes_down() {
 
     // The exit is reported twice and taken once.
     let exit = Event::TaskExit { container: "c1".into(), process: "c1".into(), pid: 7, status: 3, at: Timestamp(5) };
-    roster.take(&namespace(), exit.clone());
-    roster.take(&namespace(), exit.clone());
+    roster.take(&namespace(), exit.clone(), Timestamp::now());
+    roster.take(&namespace(), exit.clone(), Timestamp::now());
     assert_eq!(event(&mut receiver, |_| true).await, exit);
     assert_eq!(tasks.wait(&id("c1")).await.unwrap().status, 3);
     fake.tasks.lock().insert("c1".into(), Some(3));
