@@ -436,6 +436,24 @@ async fn a_killed_shim_ends_its_containers() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_stopped_in_the_moment_its_shim_is_killed() -> Result<()> {
+    let mut node = Node::start().await?;
+    let image = node.busybox().await?;
+    for round in 0..8 {
+        let pod = node.run(node.host_pod(&format!("dying-{round}")), &image, &["sleep", "1000"]).await?;
+        for pid in shims(&node) {
+            kill(Pid::from_raw(pid as i32), Signal::SIGKILL)?;
+        }
+        tokio::time::sleep(Duration::from_micros(round * 500)).await;
+        node.cri.stop_pod(&pod.id).await?;
+        let state = node.state(&pod.container).await;
+        ensure!(state == Some(ContainerState::ContainerExited), "{round}: {state:?}");
+        node.cri.remove_pod(&pod.id).await?;
+    }
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shim_killed_while_the_daemon_is_away() -> Result<()> {
     let mut node = Node::start().await?;
     let image = node.busybox().await?;

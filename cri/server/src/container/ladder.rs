@@ -10,7 +10,7 @@ use windlass_cri_api::v1;
 use windlass_engine::Durability;
 use windlass_model::snapshotter::Labels;
 use windlass_model::user::Databases;
-use windlass_model::{Context as _, Error, Id, Mount, Result, Timestamp};
+use windlass_model::{Context as _, Error, Id, Kind, Mount, Result, Timestamp};
 use windlass_sys::idmap::IdMap;
 
 use super::cdi::Beside;
@@ -150,7 +150,7 @@ impl Server {
         match tasks.kill(id, signal::KILL, true).await {
             // It has ended, or there is none.
             Err(error) if error.is_not_found() => {}
-            Err(error) if error.kind() == windlass_model::Kind::FailedPrecondition => {}
+            Err(error) if error.kind() == Kind::FailedPrecondition => {}
             Err(error) => return Err(error),
             Ok(()) => {
                 let ended = tokio::time::timeout(KILL_PATIENCE, tasks.wait(id)).await;
@@ -169,6 +169,11 @@ impl Server {
             match self.tenant.tasks().kill(&container.id, signal::KILL, true).await {
                 Ok(()) => {}
                 Err(error) if error.is_not_found() => return self.settle_container(&container.id).await,
+                // A shim that does not answer is taken down with the pod, and that ends its containers.
+                Err(error) if error.kind() == Kind::Unavailable => {
+                    tracing::warn!(container = %container.id, %error, "a container cannot be asked to end");
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
             if self.containers.wait(&container.id, KILL_PATIENCE, |now| !now.may_run()).await {
@@ -177,6 +182,12 @@ impl Server {
             Err(Error::deadline(format!("container {} was killed and has not ended", container.id)))
         });
         join_all(ended).await.into_iter().collect()
+    }
+
+    /// Takes note of the ends of a pod's containers, which the engine knows when their shim is no more.
+    pub(crate) async fn settle_containers_of(&self, pod: &Id) -> Result<()> {
+        let running = self.containers.of_pod(pod).into_iter().filter(|one| one.may_run());
+        join_all(running.map(async |one| self.settle_container(&one.id).await)).await.into_iter().collect()
     }
 
     /// Takes all containers of a pod down.

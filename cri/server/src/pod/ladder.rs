@@ -172,7 +172,8 @@ impl Server {
     /// Kills the containers, then the shim.
     async fn end_processes(&self, pod: &Pod) -> Result<()> {
         self.kill_containers_of(&pod.id).await?;
-        self.tenant.tasks().down(&pod.id).await
+        self.tenant.tasks().down(&pod.id).await?;
+        self.settle_containers_of(&pod.id).await
     }
 
     /// Detaches the pod and frees its namespace, which stays pinned as long as a plugin may need it for another try.
