@@ -3,15 +3,19 @@
 //! It only waits: its children's ends are ignored, so the kernel takes away zombies by itself, and signals for which
 //! process 1 has no handler are not delivered to it. When the shim ends, the kernel kills it and with it the namespace.
 
+use std::ffi::OsString;
+
 use nix::sys::signal::{SigSet, Signal};
-use windlass_model::{Context, Result};
+use windlass_model::{Context, Error, Result};
 use windlass_sys::process;
 
-/// Runs until killed.
+/// Runs until killed. Closes the descriptor whose number is its argument once containers may see this process.
 ///
 /// # Errors
 /// Where the kernel refuses what must be set before.
-pub fn run() -> Result<()> {
+pub fn run(ready: Option<OsString>) -> Result<()> {
+    let number = ready.and_then(|text| text.to_str()?.parse().ok());
+    let ready = process::inherited(number.ok_or_else(|| Error::invalid("a missing descriptor"))?)?;
     process::die_with_parent()?;
     process::ignore_children()?;
     // Nothing of the host is to be reached through /proc/1 from a container.
@@ -20,6 +24,7 @@ pub fn run() -> Result<()> {
         .map_err(std::io::Error::from)
         .context(|| "leave the host's files".into())?;
     nix::unistd::chdir("/").map_err(std::io::Error::from).context(|| "leave the host's files".into())?;
+    drop(ready);
     loop {
         // Nothing sends SIGUSR1 with meaning; any blocked signal would do to sleep on.
         let mut none = SigSet::empty();

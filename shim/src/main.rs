@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let first = arguments.peek().and_then(|first| first.to_str()).unwrap_or_default();
     let outcome = match first {
         oci::SUBCOMMAND => oci::runtime::run(std::env::args_os().skip(2)),
-        "init" => init::run(),
+        "init" => init::run(std::env::args_os().nth(2)),
         "-v" | "--version" => {
             println!("{} {}", windlass_wire::words::SHIM_NAME, env!("CARGO_PKG_VERSION"));
             Ok(())

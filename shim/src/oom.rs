@@ -2,12 +2,17 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use windlass_model::{Context, Result};
 use windlass_sys::cgroup::{Layout, OomWatch};
 
 use crate::stdio::watched;
+
+/// When it is looked after a notice whether the kernel has killed.
+const LOOKS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
 
 /// A running watch; it ends when dropped.
 #[derive(Debug)]
@@ -31,8 +36,13 @@ impl Oom {
         task.spawn(async move {
             while let Ok(mut ready) = notice.readable().await {
                 ready.clear_ready();
-                if take(&shared) {
-                    killed();
+                // Version 1 gives notice before it kills, and the count may be behind.
+                for pause in LOOKS {
+                    tokio::time::sleep(pause).await;
+                    if take(&shared) {
+                        killed();
+                        break;
+                    }
                 }
             }
         });

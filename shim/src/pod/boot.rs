@@ -3,13 +3,16 @@
 //! The shim joins the pod's namespaces itself and so holds them open; there is no pause process. Only a shared pid namespace
 //! needs a process 1, which is this program again (`init`).
 
+use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Uid, geteuid, seteuid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use windlass_model::{Context, Error, Mount, Result, Timestamp};
 use windlass_sys::{mount, netns, process as kernel, userns};
 use windlass_wire::extension::PodOptions;
@@ -21,6 +24,9 @@ use super::plan::{Plan, plan};
 use super::stop::End;
 use crate::exits::Owner;
 use crate::home::{self, Home};
+
+/// How long process 1 of a shared pid namespace may take before the pod does not start.
+const READY: Duration = Duration::from_secs(10);
 
 /// The pod that this shim is for; a shim for one container of another tenant has none.
 #[derive(Debug, Default)]
@@ -116,23 +122,35 @@ impl Pod {
 
     /// Makes the shared pid namespace by its process 1; later children of the shim are outside again.
     fn start_pid_init(&mut self, options: &PodOptions) -> Result<()> {
+        let pipe = pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from).context(|| "make a pipe".into());
+        let (ready, theirs) = pipe?;
+        kernel::set_inheritable(&theirs, true)?;
+        let pid = self.spawn_pid_init(options, &theirs.as_raw_fd().to_string())?;
+        drop(theirs);
+        self.sandbox.init_pid = Some(pid);
+        self.exits.claim(pid, Owner::Init);
+        // Until then it shows the host's files to whoever shares its namespace.
+        let limit = Timespec { tv_sec: READY.as_secs().cast_signed(), tv_nsec: 0 };
+        match poll(&mut [PollFd::new(&ready, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => Err(Error::deadline("process 1 of the pod does not become ready")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts process 1 of the pod, which has the descriptor of number `ready`.
+    fn spawn_pid_init(&self, options: &PodOptions, ready: &str) -> Result<u32> {
         if !options.userns_path.is_empty() {
             let owner = userns::pinned(Path::new(&options.userns_path))?;
-            let pid = userns::spawn_first(owner.as_fd(), self.caller.program(), &[c"windlass-oci", c"init"])?;
-            self.sandbox.init_pid = Some(pid);
-            self.exits.claim(pid, Owner::Init);
-            return Ok(());
+            let ready = CString::new(ready).unwrap_or_default();
+            return userns::spawn_first(owner.as_fd(), self.caller.program(), &[c"windlass-oci", c"init", &ready]);
         }
         let own = File::open("/proc/self/ns/pid").context(|| "open the pid namespace".into())?;
         unshare(CloneFlags::CLONE_NEWPID).map_err(std::io::Error::from).context(|| "make a pid namespace".into())?;
-        let child = self.caller.command().arg("init").spawn().context(|| "start process 1 of the pod".into());
+        let child = self.caller.command().args(["init", ready]).spawn().context(|| "start process 1 of the pod".into());
         setns(&own, CloneFlags::CLONE_NEWPID)
             .map_err(std::io::Error::from)
             .context(|| "return to the pid namespace".into())?;
-        let pid = child?.id();
-        self.sandbox.init_pid = Some(pid);
-        self.exits.claim(pid, Owner::Init);
-        Ok(())
+        Ok(child?.id())
     }
 }
 

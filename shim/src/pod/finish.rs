@@ -63,7 +63,7 @@ impl Pod {
         process.finish(exit);
         let pid = process.pid;
         let Ok(container) = self.container(&id) else { return };
-        let killed = exec.is_none() && container.oom.as_ref().is_some_and(Oom::take);
+        let killed = container.oom.as_ref().is_some_and(Oom::take);
         let removal = exec.is_none() && container.removal.is_some();
         if killed {
             self.oom_killed(&id);
