@@ -15,7 +15,7 @@ use containerd_client::types::{Envelope, Mount};
 use prost::{Message, Name};
 use prost_types::{Any, Timestamp};
 use serde_json::{Value, json};
-use tonic::{Code, Streaming};
+use tonic::{Code, Request, Streaming};
 use windlass_test_e2e::tasks::Bench;
 use windlass_test_e2e::tenant::Tenant;
 use windlass_test_e2e::{Context, Result, code, ensure, eventually};
@@ -121,6 +121,16 @@ async fn terminals_get_the_size_that_a_client_wants() -> Result<()> {
     bench.node.finish().await
 }
 
+/// The events of tasks from now on, or all after number `after`. A listener of another name is another one.
+async fn subscribe(bench: &Bench, tenant: &Tenant, name: &str, after: Option<u64>) -> Result<Streaming<Envelope>> {
+    let filters = vec![format!("namespace=={},topic~=|^/tasks/|", bench.namespace), format!("topic=={name}")];
+    let mut request = Request::new(SubscribeRequest { filters });
+    if let Some(after) = after {
+        request.metadata_mut().insert("windlass-events-after", after.into());
+    }
+    Ok(EventsClient::new(tenant.channel.clone()).subscribe(request).await?.into_inner())
+}
+
 /// The next event, which is to be of this type.
 async fn next<M: Message + Name + Default>(events: &mut Streaming<Envelope>, topic: &str) -> Result<M> {
     let envelope = tokio::time::timeout(Duration::from_secs(20), events.message()).await.context("no event")??;
@@ -146,9 +156,7 @@ fn recent(at: Option<Timestamp>) -> Result<()> {
 async fn events_of_a_task_have_all_their_fields() -> Result<()> {
     let Some(bench) = Bench::start().await? else { return Ok(()) };
     let tenant = bench.tenant().await?;
-    let filters = vec![format!("namespace=={},topic~=|^/tasks/|", bench.namespace)];
-    let subscribing = EventsClient::new(tenant.channel.clone()).subscribe(SubscribeRequest { filters }).await?;
-    let mut events = subscribing.into_inner();
+    let mut events = subscribe(&bench, &tenant, "one", None).await?;
     let (out, id) = (bench.node.dir().join("out"), || "c".to_owned());
     record(&bench, "c", &process("exec sleep 1000", false), &out)?;
     let log = format!("file://{}", out.join("log").display());
@@ -213,5 +221,60 @@ async fn events_of_a_task_have_all_their_fields() -> Result<()> {
     let event: told::TaskDelete = next(&mut events, "/tasks/delete").await?;
     ensure!(event == told::TaskDelete { container_id: id(), pid, exit_status: 137, exited_at, id: String::new() });
     bench.run(&["containers", "rm", "c"])?;
+    bench.node.finish().await
+}
+
+/// The container and process of the next exit within a while.
+async fn next_exit(events: &mut Streaming<Envelope>) -> Option<(String, String)> {
+    let limit = windlass_test_e2e::patient(Duration::from_secs(3));
+    loop {
+        let envelope = tokio::time::timeout(limit, events.message()).await.ok()?.ok()??;
+        if envelope.topic == "/tasks/exit" {
+            let exit = told::TaskExit::decode(envelope.event?.value.as_slice()).ok()?;
+            return Some((exit.container_id, exit.id));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_told_just_before_a_kill_is_one_event_for_ever() -> Result<()> {
+    let Some(mut bench) = Bench::start().await? else { return Ok(()) };
+    let out = bench.node.dir().join("out");
+    let mut tenant = bench.tenant().await?;
+    record(&bench, "c", &process("exec sleep 1000", false), &out)?;
+    tenant.ask::<CreateTaskResponse>(TASKS, "Create", &creation(&bench, "c", false)).await?;
+    start(&tenant, "c", "").await?;
+    let mut expected = Vec::new();
+    for round in 0..6 {
+        let name = format!("e{round}");
+        let mut events = subscribe(&bench, &tenant, &name, None).await?;
+        if round < 5 {
+            add_exec(&tenant, "c", &name, &process("exit 5", false)).await?;
+            start(&tenant, "c", &name).await?;
+            expected.push(("c".to_owned(), name));
+        } else {
+            let kill = KillRequest { container_id: "c".into(), signal: 9, ..Default::default() };
+            tenant.ask::<()>(TASKS, "Kill", &kill).await?;
+            expected.push(("c".into(), "c".into()));
+        }
+        // The shim may still wait for its answer.
+        ensure!(next_exit(&mut events).await == expected.last().cloned(), "{round}");
+        bench.node.restart().await?;
+        tenant = bench.tenant().await?;
+        if round == 2 {
+            // A daemon that dies at once changes nothing.
+            bench.node.restart().await?;
+            tenant = bench.tenant().await?;
+        }
+    }
+    // What shims have to tell again they tell soon.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut all = subscribe(&bench, &tenant, "all", Some(0)).await?;
+    let mut found = Vec::new();
+    while let Some(exit) = next_exit(&mut all).await {
+        found.push(exit);
+    }
+    ensure!(found == expected, "{found:?}");
+    bench.remove("c")?;
     bench.node.finish().await
 }
