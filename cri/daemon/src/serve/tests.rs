@@ -1,3 +1,5 @@
+//! A connection starts among the CRI's and goes where its calls belong.
+
 use tonic::codegen::http::HeaderValue;
 
 use super::*;
