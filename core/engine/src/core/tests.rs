@@ -117,6 +117,8 @@ async fn a_slow_listener_is_told_what_it_missed() {
         let event = windlass_model::event::Event::NamespaceUpdate { name: "x".into(), labels: Default::default() };
         tenant.events().publish(tenant.namespace(), event);
     }
+    // They are told when they are kept.
+    tenant.events().settle().await.unwrap();
     let Some(Received::Lagged(missed)) = listener.recv().await else { panic!("nothing was missed") };
     assert_eq!(missed, 5000 - 4096);
     assert!(matches!(listener.recv().await, Some(Received::Event(_))));

@@ -100,6 +100,9 @@ impl Journal {
         }
         let mut state = self.0.state.lock();
         if state.waiting.len() >= WAITING {
+            // It is not kept, but whoever listens hears of it.
+            let oldest = state.waiting.front().map_or(0, |oldest| oldest.sequence);
+            self.tell(&mut state, oldest);
             state.waiting.pop_front();
         }
         state.waiting.push_back(envelope.clone());
