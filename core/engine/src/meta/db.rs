@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -29,6 +30,9 @@ use super::{Key, Reader, Table, migrate};
 
 /// The largest group of closures; a tenant that asks for one change waits for no more than this of a flood.
 const GROUP: usize = 128;
+/// How long a sync waits for more to come, where several came for those before it. A disk that syncs at once would get one
+/// for nearly each caller otherwise; one that is slow gathers them by itself, and a caller alone never waits.
+const GATHER: Duration = Duration::from_micros(250);
 
 /// How much a write must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -347,11 +351,17 @@ struct Syncer {
 
 impl Syncer {
     fn run(mut self) {
+        // How many came together lately.
+        let mut crowd = 1;
         while let Some(first) = self.pending.blocking_recv() {
             let mut gathered = first;
+            if crowd > 1 {
+                std::thread::sleep(GATHER);
+            }
             while let Ok(next) = self.pending.try_recv() {
                 gathered.extend(next);
             }
+            crowd = gathered.len().max(crowd / 2);
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
             let synced = self.sync();
             for Pending { after, answer } in gathered {
