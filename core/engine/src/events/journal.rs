@@ -29,6 +29,9 @@ const OLDEST: i64 = 24 * 3600 * 1_000_000_000;
 const AGE_CHECK: Duration = Duration::from_secs(60);
 /// How many events may wait for a disk that takes none before the oldest are given up.
 const WAITING: usize = 16 * KEPT;
+/// How many of a namespace's last events shims may tell again after the end of a daemon: one of each shim, which were all
+/// under way in the moment of that end. Reading more would only delay the start.
+const RETOLD: usize = 1024;
 
 /// The kept events; clones are the same.
 #[derive(Clone)]
@@ -67,7 +70,7 @@ struct Batch {
 }
 
 impl Journal {
-    /// The journal as an earlier daemon left it; `known` is shown every event in it.
+    /// The journal as an earlier daemon left it; `known` is shown the last [`RETOLD`] events of each namespace.
     pub(super) fn open(
         db: &Db,
         hints: BTreeSet<Namespace>,
@@ -76,10 +79,14 @@ impl Journal {
     ) -> Result<Self> {
         let view = db.view();
         let mut kept: HashMap<Namespace, VecDeque<u64>> = HashMap::new();
-        for key in view.keys(&EVENTS, &())? {
+        for (namespace, number) in view.keys(&EVENTS, &())? {
+            kept.entry(namespace).or_default().push_back(number);
+        }
+        for (namespace, numbers) in &kept {
             // One by one: they may be large.
-            view.find(&EVENTS, &key)?.iter().for_each(&mut known);
-            kept.entry(key.0).or_default().push_back(key.1);
+            for number in numbers.range(numbers.len().saturating_sub(RETOLD)..) {
+                view.find(&EVENTS, &(namespace.clone(), *number))?.iter().for_each(&mut known);
+            }
         }
         let seats = Seats::load(view.scan(&SUBSCRIPTIONS, &())?);
         // The age of what an earlier daemon left is looked at soon.
