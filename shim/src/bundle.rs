@@ -17,6 +17,7 @@ use windlass_sys::mount;
 use windlass_wire::task::Options;
 use windlass_wire::words;
 
+use crate::oci::Moment;
 use crate::sources::{self, Source};
 
 /// The folder in a container's bundle where OCI runtimes keep their state.
@@ -205,9 +206,9 @@ impl Bundle {
         (self.no_pivot, self.no_keyring) = (options.no_pivot_root, options.no_new_keyring);
     }
 
-    /// True where the built-in runtime is to be called for hooks of this name.
-    pub fn calls_hooks(&self, name: &str) -> bool {
-        self.runtime.is_none() && self.hooks.iter().any(|hook| hook == name)
+    /// True where the built-in runtime is to be called for hooks of this moment.
+    pub fn calls_hooks(&self, moment: Moment) -> bool {
+        self.runtime.is_none() && self.hooks.iter().any(|hook| hook == moment.name())
     }
 
     /// Where the runtime keeps its state.

@@ -14,7 +14,7 @@ use windlass_wire::{convert, words};
 use crate::bundle::Bundle;
 use crate::flags::Flags;
 use crate::home;
-use crate::oci::{Caller, Verb};
+use crate::oci::{Caller, Moment, Verb};
 use crate::start::socket_path;
 
 /// How long a runtime may take to forget a container, hooks and all.
@@ -76,7 +76,7 @@ fn is_running(pid: u32) -> bool {
 fn clear(layout: &Layout, bundle: &Bundle) -> Result<()> {
     layout.kill(&bundle.cgroup)?;
     layout.remove(&bundle.cgroup)?;
-    if bundle.runtime.is_some() || bundle.calls_hooks("poststop") {
+    if bundle.runtime.is_some() || bundle.calls_hooks(Moment::Poststop) {
         forget(bundle).unwrap_or_else(|error| eprintln!("delete of container {}: {error}", bundle.id));
     }
     bundle.clear()

@@ -36,6 +36,7 @@ use windlass_wire::words;
 
 use crate::bundle::Bundle;
 use crate::stdio::Ends;
+pub use hooks::Moment;
 
 /// The subcommand of this program that is the built-in runtime.
 pub const SUBCOMMAND: &str = "oci";

@@ -22,6 +22,7 @@ pub mod inventory;
 pub mod kernel;
 pub mod leaks;
 pub mod methods;
+pub mod mounts;
 pub mod newer;
 pub mod node;
 pub mod nri;

@@ -11,6 +11,7 @@ use containerd_client::types::transfer::{ImageStore, OciRegistry};
 use containerd_client::types::{Descriptor, Envelope, Mount, Sandbox};
 use prost_types::{Any, FieldMask};
 
+use crate::mounts::{Activate, Change, Named};
 use crate::newer::Bytes;
 
 use Does::{Changes, Looks};
@@ -405,40 +406,17 @@ const METHODS: &[(&str, &[Row])] = &[
         &[
             ("Activate", Changes, Never, |t| {
                 let (name, mounts) = (t.snapshot.clone(), t.mounts.clone());
-                Bytes::of(&Activate { name, mounts })
+                Bytes::of(&Activate { name, mounts, ..Default::default() })
             }),
             ("Deactivate", Changes, Missing, |t| Bytes::of(&Named { name: t.snapshot.clone() })),
             ("Info", Looks, Missing, |t| Bytes::of(&Named { name: t.snapshot.clone() })),
             ("Update", Changes, Missing, |t| {
-                Bytes::of(&Inside { info: Some(Named { name: t.snapshot.clone() }), update_mask: mask("labels.x") })
+                Bytes::of(&Change { info: Some(Named { name: t.snapshot.clone() }), update_mask: mask("labels.x") })
             }),
             ("List", Looks, Own, |_| Bytes::default()),
         ],
     ),
 ];
-
-/// The first fields of the messages of the mounts service, which `containerd-client` does not have.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Activate {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, repeated, tag = "2")]
-    mounts: Vec<Mount>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Named {
-    #[prost(string, tag = "1")]
-    name: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Inside {
-    #[prost(message, optional, tag = "1")]
-    info: Option<Named>,
-    #[prost(message, optional, tag = "2")]
-    update_mask: Option<FieldMask>,
-}
 
 /// The label that is found where a change succeeded.
 fn mark() -> HashMap<String, String> {

@@ -2,6 +2,7 @@
 //! test has, because cgroups are called after namespace and container.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
@@ -23,6 +24,19 @@ pub struct Bench {
     pub namespace: String,
 }
 
+/// A root file system with busybox, unpacked in the node's folder.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn rootfs(node: &Node) -> Result<PathBuf> {
+    let rootfs = node.dir().join("rootfs");
+    for folder in ["proc", "dev", "sys"] {
+        fs::create_dir_all(rootfs.join(folder))?;
+    }
+    tar::Archive::new(Layer::busybox(Compression::None)?.tar()).unpack(&rootfs)?;
+    Ok(rootfs)
+}
+
 impl Bench {
     /// A new one; none where containerd is judged.
     pub async fn start() -> Result<Option<Self>> {
@@ -30,11 +44,7 @@ impl Bench {
         if node.excused("these are stories of names that ctr gives to Windlass") {
             return Ok(None);
         }
-        let rootfs = node.dir().join("rootfs");
-        for folder in ["proc", "dev", "sys"] {
-            fs::create_dir_all(rootfs.join(folder))?;
-        }
-        tar::Archive::new(Layer::busybox(Compression::None)?.tar()).unpack(&rootfs)?;
+        let rootfs = rootfs(&node)?;
         node.mark().await;
         let ctr = Ctr::debian(&node);
         let (rootfs, namespace) = (rootfs.to_string_lossy().into_owned(), node.tag());

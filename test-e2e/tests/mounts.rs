@@ -11,52 +11,12 @@ use containerd_client::services::v1::snapshots::{
     PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest,
 };
 use containerd_client::types::Mount;
-use prost::Message;
+use windlass_test_e2e::mounts::{Activate, Named, Told};
 use windlass_test_e2e::node::Plan;
 use windlass_test_e2e::tenant::Tenant;
 use windlass_test_e2e::{Node, kernel};
 
 const SERVICE: &str = "mounts.v1.Mounts";
-
-#[derive(Clone, PartialEq, Message)]
-struct Activate {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, repeated, tag = "2")]
-    mounts: Vec<Mount>,
-    #[prost(map = "string, string", tag = "3")]
-    labels: HashMap<String, String>,
-    #[prost(bool, tag = "4")]
-    temporary: bool,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Named {
-    #[prost(string, tag = "1")]
-    name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Told {
-    #[prost(message, optional, tag = "1")]
-    info: Option<Info>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Info {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, repeated, tag = "2")]
-    active: Vec<Active>,
-    #[prost(message, repeated, tag = "3")]
-    system: Vec<Mount>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Active {
-    #[prost(string, tag = "3")]
-    mount_point: String,
-}
 
 fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
     let options = options.iter().map(|&option| option.into()).collect();

@@ -28,8 +28,9 @@ use tonic::Code;
 use windlass_test_e2e::cri::Answer;
 use windlass_test_e2e::edge::{self, Gate};
 use windlass_test_e2e::newer::Messages;
+use windlass_test_e2e::tasks::rootfs;
 use windlass_test_e2e::tenant::Tenant;
-use windlass_test_e2e::{Compression, Ctr, Layer, Node, code, eventually};
+use windlass_test_e2e::{Ctr, Node, code, eventually};
 
 /// The service under test.
 const CONTROLLER: &str = "sandbox.v1.Controller";
@@ -51,11 +52,7 @@ async fn bench() -> Result<Option<Bench>> {
     if node.excused("containerd's own shim serves no sandboxes") {
         return Ok(None);
     }
-    let rootfs = node.dir().join("rootfs");
-    for folder in ["proc", "dev", "sys"] {
-        fs::create_dir_all(rootfs.join(folder))?;
-    }
-    tar::Archive::new(Layer::busybox(Compression::None)?.tar()).unpack(&rootfs)?;
+    let rootfs = rootfs(&node)?;
     node.mark().await;
     let client = Tenant::connect(&node.setup.socket, Some(NS)).await?;
     Ok(Some(Bench { node, client, rootfs }))

@@ -1,4 +1,4 @@
-//! Verbs that change something go on where their client hangs up: half a task is nobody's.
+//! Verbs that change something go on where their client hangs up: half a task, or half of some mounts, is nobody's.
 
 use std::future::Future;
 

@@ -15,6 +15,7 @@ use windlass_engine::mounts::{Activation, Mounts as Store};
 use windlass_model::filter::label;
 
 use crate::codes::status;
+use crate::finish::{Answer, finish};
 use crate::served::mounts_server::{Mounts, MountsServer};
 use crate::{mask, tenant, words};
 
@@ -124,23 +125,21 @@ impl Service {
 impl Mounts for Service {
     type ListStream = Pin<Box<dyn Stream<Item = Result<ListMessage, Status>> + Send>>;
 
-    async fn activate(&self, request: Request<ActivateRequest>) -> Result<Response<ActivateResponse>, Status> {
+    async fn activate(&self, request: Request<ActivateRequest>) -> Answer<ActivateResponse> {
         let store = self.store(&request)?;
         let ActivateRequest { name, mounts, labels, temporary } = request.into_inner();
         let mounts = mounts.into_iter().map(words::mounted).collect();
-        let asked = name.clone();
-        // Runs to its end even if the client goes away.
-        let work = async move { store.activate(&asked, mounts, temporary, labels.into_iter().collect()).await };
-        let made = tokio::spawn(work).await.map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(ActivateResponse { info: Some(word(name, made.map_err(status)?)) }))
+        finish(async move {
+            let made = store.activate(&name, mounts, temporary, labels.into_iter().collect()).await?;
+            Ok(ActivateResponse { info: Some(word(name, made)) })
+        })
+        .await
     }
 
-    async fn deactivate(&self, request: Request<DeactivateRequest>) -> Result<Response<()>, Status> {
+    async fn deactivate(&self, request: Request<DeactivateRequest>) -> Answer<()> {
         let store = self.store(&request)?;
         let name = request.into_inner().name;
-        let work = async move { store.deactivate(&name).await };
-        tokio::spawn(work).await.map_err(|error| Status::internal(error.to_string()))?.map_err(status)?;
-        Ok(Response::new(()))
+        finish(async move { store.deactivate(&name).await }).await
     }
 
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {

@@ -1,8 +1,9 @@
 //! The garbage collector: what nothing refers to goes, records first and files afterwards.
 //!
 //! Roots are containers, images and leases that have not expired, and whatever a label keeps by itself ([`labels`]). From
-//! there it follows image targets, containers' snapshots, snapshots' parents and labels ([`graph`]). Activations of mounts refer to nothing that is theirs, but are kept as snapshots are. A lease with
-//! `containerd.io/gc.flat` keeps what it names with what that stands on, not what its labels refer to.
+//! there it follows image targets, containers' snapshots, snapshots' parents and labels ([`graph`]). Activations of mounts
+//! refer to nothing that is theirs, but are kept as snapshots are. A lease with `containerd.io/gc.flat` keeps what it names
+//! with what that stands on, not what its labels refer to.
 //!
 //! A collection reads all records in a view, which stops nobody. The writer thread only tells which keys were written
 //! since: those records stay, with all they refer to. So it looks at candidates and changes, never at everything, and
@@ -30,8 +31,8 @@ use crate::mounts::{self, Activation};
 use crate::snapshots::{self, SnapshotRecord};
 use crate::{Core, leases};
 
-/// How long an active snapshot, a view or an activation that nothing refers to is left alone: its container is yet to be recorded. One
-/// that was made under a lease has none.
+/// How long an active snapshot, a view or an activation that nothing refers to is left alone: its container is yet to be
+/// recorded. One that was made under a lease has none.
 pub const GRACE: Duration = Duration::from_secs(10 * 60);
 /// How long after a deletion the background collection waits for more of them.
 const SETTLE: Duration = Duration::from_secs(5);

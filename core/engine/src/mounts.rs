@@ -1,15 +1,16 @@
 //! Mounts that the daemon makes for its clients, each list of them an activation under a name of the client's choice.
 //!
 //! A client makes most mounts itself, with the words that a snapshot driver gave it; asked to activate such, the engine
-//! answers that there is nothing for it to do. It does what no client can: loop devices, file systems and folders that are made
-//! first, and mounts that name others before them ([`plan`]); or all of it, where the client wants it for a while. Each mount is in a
-//! folder `<state>/mounts/<id>/<number>`, a loop device a link there. What may be mounted is in [`ground`].
+//! answers that there is nothing for it to do. It does what no client can: loop devices, file systems and folders that are
+//! made first, and mounts that name others before them ([`plan`]); or all of it, where the client wants it for a while.
+//! Each mount is in a folder `<state>/mounts/<id>/<number>`, a loop device a link there. What may be mounted is in
+//! [`ground`].
 //!
 //! An activation outlives the daemon. Its record is written before anything is done, before a folder or file is made, and
-//! after each mount ([`ladder`]); so when the core is opened, what was whole and still is stays, and all else is undone ([`sweep`]).
-//! No activation outlives the machine. It ends when its client says so or when nothing keeps it: its lease, labels
-//! (`gc.bref.*`, `gc.root`, `gc.expire`), or a `gc.ref.mount` of something else; without any of them it is left alone for a while
-//! ([`crate::gc::GRACE`]).
+//! after each mount ([`ladder`]); so when the core is opened, what was whole and still is stays, and all else is undone
+//! ([`sweep`]). No activation outlives the machine. It ends when its client says so or when nothing keeps it: its lease,
+//! labels (`gc.bref.*`, `gc.root`, `gc.expire`), or a `gc.ref.mount` of something else; without any of them it is left
+//! alone for a while ([`crate::gc::GRACE`]).
 
 mod format;
 mod ground;

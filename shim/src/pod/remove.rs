@@ -12,7 +12,7 @@ use windlass_wire::task::{CreateTaskResponse, DeleteRequest, DeleteResponse};
 
 use super::{Done, Exec, Pod, answer, finish_call, query};
 use crate::bundle::Bundle;
-use crate::oci::{Call, Verb};
+use crate::oci::{Call, Moment, Verb};
 use crate::process::Process;
 use crate::serve::Reply;
 
@@ -87,7 +87,7 @@ impl Pod {
         let logger = container.init.take_logger();
         let call = if bundle.runtime.is_some() { self.call_delete(id) } else { None };
         let (layout, limit) = (self.limits.layout.clone(), self.call_limit);
-        let hooked = bundle.calls_hooks("poststop");
+        let hooked = bundle.calls_hooks(Moment::Poststop);
         let container = id.to_owned();
         self.work.spawn(async move {
             let emptied = empty(&layout, &bundle, call, limit).await;

@@ -21,7 +21,7 @@ use windlass_wire::{convert, words};
 use super::{Container, Exec, Pod, Purpose, answer};
 use crate::bundle::{self, Bundle};
 use crate::oci::console::Console;
-use crate::oci::{self, Call};
+use crate::oci::{self, Call, Moment};
 use crate::process::Process;
 use crate::serve::Reply;
 use crate::stdio::logger::Whose;
@@ -117,7 +117,9 @@ impl Pod {
         let container = self.containers.get_mut(id).ok_or_else(|| Error::not_found(format!("container {id}")))?;
         container.init.after(Verb::Start)?;
         let bundle = &container.bundle;
-        if bundle.runtime.is_none() && !["startContainer", "poststart"].iter().any(|hook| bundle.calls_hooks(hook)) {
+        if bundle.runtime.is_none()
+            && ![Moment::StartContainer, Moment::Poststart].into_iter().any(|moment| bundle.calls_hooks(moment))
+        {
             oci::release(bundle)?;
             container.init.step(Verb::Start)?;
             return Ok(Begun::Running(container.init.pid));

@@ -7,7 +7,8 @@
 //! X-containerd.mkdir.path=FOLDER[:MODE[:UID:GID]]
 //! ```
 //!
-//! An option goes to the kernel only where it is known to name no file or device, and to stop no machine. Source: containerd, `docs/mounts.md`.
+//! An option goes to the kernel only where it is known to name no file or device, and to stop no machine. Source:
+//! containerd, `docs/mounts.md`.
 
 use std::path::PathBuf;
 

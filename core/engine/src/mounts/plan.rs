@@ -1,9 +1,9 @@
 //! What of an activation the engine does and what it leaves to the client; pure.
 //!
-//! Words before a type, `format/mkdir/overlay`, say what is done before the mount. The engine mounts everything before the last
-//! mount that needs it: one with such words, or a loop device. A mount with words that is not a device is prepared and left to the client,
-//! as are those after it. Everything is mounted here where the mounts are wanted for a while. Source: containerd,
-//! `docs/mounts.md`.
+//! Words before a type, `format/mkdir/overlay`, say what is done before the mount. The engine mounts everything before the
+//! last mount that needs it: one with such words, or a loop device. A mount with words that is not a device is prepared and
+//! left to the client, as are those after it. Everything is mounted here where the mounts are wanted for a while. Source:
+//! containerd, `docs/mounts.md`.
 
 use windlass_model::{Error, Mount, Result};
 

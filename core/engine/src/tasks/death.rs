@@ -13,8 +13,8 @@ use super::roster::Inner;
 use super::table::{Entry, Key};
 use crate::blocking;
 
-/// The status of a task that was killed with its shim: 128 and SIGKILL.
-const KILLED: u32 = 137;
+/// The status of a task or a sandbox that was killed with its shim: 128 and SIGKILL.
+pub(super) const KILLED: u32 = 137;
 
 /// Takes the events that the shim could not deliver.
 pub(super) async fn take_outbox(roster: &Inner, bundle: &Bundle) -> Result<()> {

@@ -32,8 +32,6 @@ use crate::blocking;
 
 /// How long a shim that was told to end may take.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// The status of a sandbox that was killed: 128 and SIGKILL.
-const KILLED: u32 = 137;
 /// How long a silent shim is left alone before it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -369,7 +367,7 @@ impl Owner {
         if let Err(error) = self.bury(false).await {
             tracing::error!(%error, "cleaning up behind a dead shim failed; taking it down will try again");
         }
-        self.tell_exit(KILLED);
+        self.tell_exit(death::KILLED);
         self.phase.send_replace(Phase::Gone);
         self.answer_the_rest();
         State::Over
@@ -384,7 +382,7 @@ impl Owner {
         self.phase.send_replace(Phase::Connecting);
         let result = self.bury(orderly).await;
         if was_live {
-            self.tell_exit(if orderly { 0 } else { KILLED });
+            self.tell_exit(if orderly { 0 } else { death::KILLED });
         }
         self.phase.send_replace(Phase::Gone);
         if let Some(reply) = reply {
